@@ -47,12 +47,16 @@ class Memory:
     limit_bytes: int | None  # The tightest cgroup limit; None: none.
     swap_total_bytes: int
     swap_free_bytes: int
-    memlock_bytes: int | None  # RLIMIT_MEMLOCK, soft; None: unlimited.
+    memlock_bytes: int | None  # RLIMIT_MEMLOCK, soft; None: unlimited, or CAP_IPC_LOCK lifts it.
 
     @property
     def usable_total_bytes(self) -> int:
         """The machine's memory, or the cgroup's limit where that is less."""
-        return self.total_bytes if self.limit_bytes is None else min(self.total_bytes, self.limit_bytes)
+        return (
+            self.total_bytes
+            if self.limit_bytes is None
+            else min(self.total_bytes, self.limit_bytes)
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +64,7 @@ class Gpu:
     """One device that llama.cpp could offload to."""
 
     backend: str  # llama.cpp's name of the backend that drives it: CUDA, Metal, ROCm, Vulkan, SYCL.
-    index: int
+    index: int  # As llama.cpp numbers the devices of one backend: CUDA0, CUDA1.
     name: str
     total_bytes: int
     free_bytes: int
