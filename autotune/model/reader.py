@@ -1,0 +1,281 @@
+"""Turn a GGUF file, or all shards of one, into a `Model`."""
+
+import errno
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+from autotune.errors import GGUFInvalid, ModelNotFound, ModelUnreadable
+from autotune.model.architecture import (
+    Caches,
+    Facts,
+    LayerCache,
+    Shape,
+    read_caches,
+    read_shape,
+)
+from autotune.model.gguf import Array, Header, Tensor, Value, read_header
+
+# `enum llama_ftype` in include/llama.h, by the names that llama-quantize takes.
+FILE_TYPES: Mapping[int, str] = dict(
+    enumerate(
+        "F32 F16 Q4_0 Q4_1 . . . Q8_0 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M "
+        "Q6_K IQ2_XXS IQ2_XS Q2_K_S IQ3_XS IQ3_XXS IQ1_S IQ4_NL IQ3_S IQ3_M IQ2_S IQ2_M IQ4_XS IQ1_M "
+        "BF16 . . . TQ1_0 TQ2_0 MXFP4_MOE NVFP4 Q1_0 Q2_0".split()
+    )
+)
+
+# Tensors of the input layer, which llama.cpp always keeps on the CPU (LLM_TENSOR_LAYER_INPUT).
+INPUT_TENSORS = frozenset({"token_embd", "position_embd", "token_types", "per_layer_token_embd"})
+# Tensors outside the blocks that llama.cpp places with the first layer.
+FIRST_LAYER_TENSORS = frozenset({"token_embd_norm", "per_layer_model_proj", "per_layer_proj_norm"})
+# Every buffer that holds a layer gets its own copy of these.
+ROPE_TENSORS = frozenset({"rope_freqs", "rope_factors_long", "rope_factors_short"})
+# What `--n-cpu-moe` keeps on the CPU: LLM_FFN_EXPS_REGEX in common/common.h.
+EXPERT_TENSORS = frozenset(
+    f"ffn_{part}_{kind}" for part in ("up", "down", "gate", "gate_up") for kind in ("exps", "chexps")
+)
+
+
+class Layer(NamedTuple):
+    """The bytes of one block's weights, and what it keeps between tokens."""
+
+    dense_bytes: int  # Everything but the experts.
+    expert_bytes: int
+    cache: LayerCache
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What a GGUF file says of itself."""
+
+    path: Path  # The file to hand to llama.cpp: of a split model, the first shard.
+    files: tuple[Path, ...]
+    file_bytes: int
+    name: str
+    architecture: str
+    quantization: str
+    n_parameters: int
+    n_vocab: int
+    shape: Shape
+    layers: tuple[Layer, ...]  # Those that every token goes through.
+    input_bytes: int  # The embedding and its like: always on the CPU.
+    output_bytes: int  # The output matrix and norm: the layer after the last.
+    tied_bytes: int  # An embedding that is the output matrix too, and is copied to its GPU.
+    rope_bytes: int  # Copied into each place that holds a layer.
+    caches_exact: bool
+    weights_exact: bool
+    notes: tuple[str, ...]
+
+    @property
+    def weight_bytes(self) -> int:
+        """All weights that llama.cpp loads, once each."""
+        in_layers = sum(layer.dense_bytes + layer.expert_bytes for layer in self.layers)
+        return self.input_bytes + in_layers + self.output_bytes + self.rope_bytes
+
+    @property
+    def caches(self) -> tuple[LayerCache, ...]:
+        """What each layer keeps between tokens."""
+        return tuple(layer.cache for layer in self.layers)
+
+    @property
+    def n_offloadable(self) -> int:
+        """What `--n-gpu-layers` counts: the blocks and the output layer."""
+        return self.shape.n_layers + 1
+
+    @property
+    def is_moe(self) -> bool:
+        return any(layer.expert_bytes for layer in self.layers)
+
+
+def analyze_model(path: str | os.PathLike[str]) -> Model:
+    """Read the header of the GGUF at `path` and, where it is split, of every other shard.
+
+    Raises:
+        ModelNotFound: there is no such file, or a shard is missing.
+        ModelUnreadable: it is a directory, or may not or cannot be read.
+        GGUFInvalid: it is not a GGUF that llama.cpp could load.
+    """
+    given = Path(path)
+    header = _read(given)
+    files = _shards(given, header)
+    headers = [header if file == given else _read(file) for file in files]
+    return _model(files, headers)
+
+
+def _read(path: Path) -> Header:
+    try:
+        with path.open("rb", buffering=0) as stream:
+            return read_header(stream, os.fstat(stream.fileno()).st_size, _shown(path))
+    except OSError as error:
+        raise _named(error, path) from error
+
+
+def _named(error: OSError, path: Path) -> ModelNotFound | ModelUnreadable:
+    shown = _shown(path)
+    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+        return ModelNotFound(
+            f"there is no model at {shown}",
+            hint="give the path of a GGUF file: --model path/to/model.gguf",
+        )
+    if error.errno == errno.EISDIR:
+        return ModelUnreadable(
+            f"{shown} is a directory", hint="give the path of one GGUF file inside it"
+        )
+    if error.errno in {errno.EACCES, errno.EPERM}:
+        return ModelUnreadable(
+            f"{shown} may not be read by this user", hint=f"check its owner and mode: ls -l {shown}"
+        )
+    return ModelUnreadable(
+        f"{shown} cannot be read: {error.strerror}", hint="check the disk or mount that holds it"
+    )
+
+
+def _shown(path: Path) -> str:
+    """The path as text that is safe to print: no control characters, no undecodable bytes."""
+    text = os.fsencode(path).decode(errors="backslashreplace")
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def _shards(given: Path, header: Header) -> tuple[Path, ...]:
+    """All files of the model that `given` belongs to, in order."""
+    count = header.metadata.get("split.count", 0)
+    if not isinstance(count, int) or count <= 1:
+        return (given,)
+    if count > _MOST_SHARDS:
+        raise GGUFInvalid(
+            f"{_shown(given)} announces {count:,} shards",
+            hint="download or convert the model again",
+        )
+    stem = given.stem
+    suffix = f"-of-{count:05d}"  # LLAMA_SPLIT format: %s-%05d-of-%05d.gguf
+    prefix = stem.removesuffix(suffix)[:-5]
+    if not stem.endswith(suffix) or not prefix.endswith("-"):
+        raise GGUFInvalid(
+            f"{_shown(given)} is one of {count} shards, but its name does not end in "
+            f"-NNNNN{suffix}.gguf, so the others cannot be found",
+            hint="give every shard its original name",
+        )
+    files = tuple(given.with_name(f"{prefix}{n:05d}{suffix}.gguf") for n in range(1, count + 1))
+    missing = [file for file in files if not file.exists()]
+    if missing:
+        raise ModelNotFound(
+            f"{len(missing)} of the model's {count} shards are missing: "
+            f"{', '.join(_shown(file) for file in missing[:3])}{', ...' if missing[3:] else ''}",
+            hint="download all shards into one folder",
+        )
+    return files
+
+
+_MOST_SHARDS = 99_999  # What the five digits of the name can count.
+
+
+def _model(files: tuple[Path, ...], headers: list[Header]) -> Model:
+    where = _shown(files[0])
+    metadata = headers[0].metadata
+    facts = Facts(metadata, where)
+    shape = read_shape(facts)
+    tensors = [tensor for header in headers for tensor in header.tensors]
+    if not tensors:
+        raise GGUFInvalid(
+            f"{where} has no tensors: it holds a vocabulary or an adapter, not a model",
+            hint="give the GGUF that holds the weights",
+        )
+    caches = read_caches(facts, shape)
+    weights = _place_weights(tensors, shape)
+    unknown = sorted({t for header in headers for t in header.unknown_types})
+    return Model(
+        path=files[0],
+        files=files,
+        file_bytes=sum(file.stat().st_size for file in files),
+        name=facts.text("general.name") or files[0].stem,
+        architecture=facts.architecture,
+        quantization=_quantization(metadata, tensors),
+        n_parameters=sum(tensor.n_elements for tensor in tensors),
+        n_vocab=_n_vocab(metadata, tensors),
+        shape=shape,
+        layers=_layers(weights, caches, shape),
+        input_bytes=weights.input_bytes,
+        output_bytes=weights.output_bytes,
+        tied_bytes=weights.tied_bytes,
+        rope_bytes=weights.rope_bytes,
+        caches_exact=caches.exact,
+        weights_exact=not unknown,
+        notes=_notes(caches, unknown),
+    )
+
+
+def _notes(caches: Caches, unknown_types: list[int]) -> tuple[str, ...]:
+    notes = [caches.note] if caches.note else []
+    if unknown_types:
+        listed = ", ".join(map(str, unknown_types))
+        notes.append(f"tensor types {listed} are newer than this tool; their size is taken from offsets")
+    return tuple(notes)
+
+
+class _Weights(NamedTuple):
+    dense_bytes: dict[int, int]  # By block.
+    expert_bytes: dict[int, int]
+    input_bytes: int
+    output_bytes: int
+    tied_bytes: int
+    rope_bytes: int
+
+
+def _place_weights(tensors: Iterable[Tensor], shape: Shape) -> _Weights:
+    """Add up the tensors by the place that llama.cpp gives them."""
+    dense: dict[int, int] = {}
+    experts: dict[int, int] = {}
+    total = {"input": 0, "output": 0, "rope": 0}
+    embedding, has_output = 0, False
+    for tensor in tensors:
+        part, _, rest = tensor.name.partition(".")
+        n_bytes = -(-tensor.n_bytes // TENSOR_ALIGNMENT) * TENSOR_ALIGNMENT
+        if part == "blk":
+            index, _, rest = rest.partition(".")
+            table = experts if rest.partition(".")[0] in EXPERT_TENSORS else dense
+            block = int(index) if index.isdecimal() and len(index) < 5 else shape.n_layers
+            table[block] = table.get(block, 0) + n_bytes
+        elif part in FIRST_LAYER_TENSORS:
+            dense[0] = dense.get(0, 0) + n_bytes
+        else:
+            place = "input" if part in INPUT_TENSORS else "rope" if part in ROPE_TENSORS else "output"
+            total[place] += n_bytes
+        if part == "token_embd":
+            embedding = n_bytes
+        has_output = has_output or tensor.name == "output.weight"
+    return _Weights(
+        dense, experts, total["input"], total["output"], 0 if has_output else embedding, total["rope"]
+    )
+
+
+TENSOR_ALIGNMENT = 32  # Of the CPU's buffers: ggml/src/ggml-cpu; each tensor is padded to it.
+
+
+def _layers(weights: _Weights, caches: Caches, shape: Shape) -> tuple[Layer, ...]:
+    return tuple(
+        Layer(weights.dense_bytes.get(il, 0), weights.expert_bytes.get(il, 0), caches.layers[il])
+        for il in range(shape.n_trunk)
+    )
+
+
+def _quantization(metadata: Mapping[str, Value], tensors: Iterable[Tensor]) -> str:
+    """The name of the recipe, or of the type that most of the bytes have."""
+    file_type = metadata.get("general.file_type")
+    known = FILE_TYPES.get(file_type) if isinstance(file_type, int) else None
+    if known and known != ".":
+        return known
+    bytes_by_type: dict[str, int] = {}
+    for tensor in tensors:
+        bytes_by_type[tensor.type_name] = bytes_by_type.get(tensor.type_name, 0) + tensor.n_bytes
+    return max(bytes_by_type, key=lambda name: bytes_by_type[name]).upper()
+
+
+def _n_vocab(metadata: Mapping[str, Value], tensors: Iterable[Tensor]) -> int:
+    for tensor in tensors:
+        if tensor.name == "token_embd.weight" and len(tensor.shape) > 1:
+            return tensor.shape[1]
+    tokens = metadata.get("tokenizer.ggml.tokens")
+    return tokens.count if isinstance(tokens, Array) else 0

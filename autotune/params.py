@@ -1,0 +1,38 @@
+"""One llama.cpp configuration: the value that every room passes on.
+
+Fields carry llama-bench's JSON names; None means "llama.cpp's own default, not sent". What those
+defaults are stands here as constants, each with its place in llama.cpp 0.5.0-dev.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+DEFAULT_N_BATCH = 2048  # common_params::n_batch, common/common.h
+DEFAULT_N_UBATCH = 512  # common_params::n_ubatch, common/common.h
+DEFAULT_CACHE_TYPE = "f16"  # common_params::cache_type_k and _v, common/common.h
+ALL_LAYERS = 999  # More than LLAMA_MAX_LAYERS + 1; every version of llama.cpp takes it as "all".
+
+Program = Literal["bench", "cli", "server"]
+LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap+mlock", "dio"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Params:
+    """Parameters of one llama.cpp process."""
+
+    n_ctx: int | None = None  # Tokens of all slots together; None: the training context.
+    n_batch: int | None = None
+    n_ubatch: int | None = None
+    n_threads: int | None = None  # For text generation.
+    n_threads_batch: int | None = None  # For prompt processing.
+    n_gpu_layers: int | None = None
+    n_cpu_moe: int | None = None
+    tensor_split: tuple[float, ...] | None = None
+    type_k: str | None = None
+    type_v: str | None = None
+    flash_attn: bool | None = None
+    no_kv_offload: bool | None = None
+    n_parallel: int | None = None  # Slots; None: 4 in llama-server, 1 elsewhere.
+    kv_unified: bool | None = None  # One cache for all slots; None: only llama-server's default 4.
+    load_mode: LoadMode | None = None
+    numa: Literal["distribute", "isolate", "numactl"] | None = None
