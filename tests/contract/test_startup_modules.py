@@ -1,0 +1,58 @@
+"""The quick path has a tenth of a second, so it loads nothing heavy.
+
+Modules are counted and not milliseconds, which differ from run to run: `nox -s startup` shows those.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from fakes.tiny import write_tiny
+from lcm_process import run_lcm
+
+# What each would cost on its own, in ms, on the machine that the budget of 110 was set on.
+HEAVY = {"optuna": 213, "pandas": 315, "numpy": 116, "sqlalchemy": 100, "pydantic": 67, "rich": 40}
+
+_IMPORT = re.compile(r"^import time: .*\| +(\S+)$", re.MULTILINE)
+
+
+def _modules_loaded(stderr: str) -> set[str]:
+    """Give the packages that `-X importtime` saw, whoever imported them."""
+    return {name.partition(".")[0] for name in _IMPORT.findall(stderr)}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    write_tiny(path)
+    return path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["--version"],
+        ["--run", "--model", "MODEL", "--optimize"],
+        ["run", "--model", "MODEL", "--optimize"],
+        ["inspect", "MODEL"],
+        ["inspect", "MODEL", "--json"],
+    ],
+    ids=" ".join,
+)
+def test_the_quick_path_loads_nothing_heavy(arguments: Sequence[str], model: Path) -> None:
+    command = [str(model) if word == "MODEL" else word for word in arguments]
+
+    done = run_lcm(*command, interpreter_options=["-X", "importtime"])
+
+    loaded = _modules_loaded(done.stderr)
+    assert done.returncode == 0, done.stderr
+    assert {"autotune", "typer"} <= loaded
+    assert loaded.isdisjoint(HEAVY)
+
+
+def test_a_heavy_import_would_be_seen() -> None:
+    trace = "import time:   10 |   20 |   numpy.linalg\nimport time:  1 |  2 | json\n"
+
+    assert _modules_loaded(trace) == {"numpy", "json"}
