@@ -2,7 +2,9 @@
 
 `llama-fit-params --fit-print on` loads a model without its weights and prints a line
 `DEVICE MODEL CONTEXT COMPUTE` in MiB for every device, `Host` last. A `ggml-rpc-server` on loopback
-is a device like any other to it, so `-ngl` can be tested where there is no GPU.
+is a device like any other to it, so `-ngl` can be tested where there is no GPU. One thing it does
+not show: a GPU also takes single operations on weights that stayed in host memory, and needs room
+for those weights in its compute buffer (`offload_op` in ggml; ggml-rpc has none).
 """
 
 from __future__ import annotations

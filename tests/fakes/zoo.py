@@ -42,7 +42,7 @@ class Spec:
 
     @property
     def n_layer(self) -> int:
-        """The layers that are offloaded: those for predicting further tokens are not loaded."""
+        """The layers that are loaded; `-ngl` counts those that predict further tokens too."""
         return self._count("block_count") - self._count("nextn_predict_layers")
 
     @property
@@ -288,6 +288,10 @@ def mxfp4_moe(name: str, shape: Dims, _layer: int, _n_layer: int) -> str:
     return "mxfp4" if "_exps" in name else "q8_0"
 
 
+# `enum llama_ftype` in include/llama.h.
+_FILE_TYPES: Mapping[Mix, int] = {q4_k_m: 15, mxfp4_moe: 38}
+
+
 def _divides(shape: Dims, kind: str) -> bool:
     return shape[0] % TYPES[kind].block == 0
 
@@ -334,7 +338,7 @@ def spec(
     ]
     metadata: dict[str, Value] = {
         "general.architecture": t.arch,
-        "general.file_type": 15,
+        "general.file_type": _FILE_TYPES[mix],
         "general.quantization_version": 2,
         "tokenizer.ggml.model": "no_vocab",
     }
