@@ -111,6 +111,9 @@ PLAIN = frozenset(
 )
 
 
+FUSED_GATE = frozenset({"chatglm", "glm4", "phi3"})
+
+
 class Facts:
     """Typed access to the metadata of one architecture: `facts.integer("block_count")`."""
 
@@ -183,6 +186,8 @@ class Shape:
     n_expert_used: int
     n_ff_expert: int
     n_ff_shared: int
+    ssm_inner: int
+    fused_gate: bool  # The feed-forward's gate is the second half of its up matrix.
 
     @property
     def n_trunk(self) -> int:
@@ -213,6 +218,8 @@ def read_shape(facts: Facts) -> Shape:
         n_expert_used=facts.integer("expert_used_count", 0),
         n_ff_expert=facts.integer("expert_feed_forward_length", 0),
         n_ff_shared=facts.integer("expert_shared_feed_forward_length", 0),
+        ssm_inner=facts.integer("ssm.inner_size", 0),
+        fused_gate=facts.architecture in FUSED_GATE,
     )
 
 

@@ -85,7 +85,7 @@ def footprint(
     _add_caches(ledger, model, batch, devices, offload=not params.no_kv_offload)
     compute = compute_bytes(model, params, batch, devices)
     for device in (None, *range(len(gpus))):
-        ledger.compute[device] = compute[device]
+        ledger.compute[device] = compute.get(device, 0)
     return Footprint(
         host=ledger.place(None),
         gpus=tuple(ledger.place(device) for device in range(len(gpus))),
@@ -117,7 +117,7 @@ def _add_weights(ledger: _Ledger, model: Model, devices: Devices, *, n_cpu_moe: 
     weights, output = ledger.weights, devices[-1]
     weights[None] += model.input_bytes
     weights[output] += model.output_bytes
-    if output is not None:  # On the CPU the embedding itself serves as the output matrix.
+    if output is not None or model.tied_twice:  # Otherwise the embedding itself is the output.
         weights[output] += model.tied_bytes
     for device in set(devices[: len(model.layers)]):
         weights[device] += model.rope_bytes

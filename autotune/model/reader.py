@@ -31,6 +31,9 @@ FILE_TYPES: Mapping[int, str] = dict(
 INPUT_TENSORS = frozenset({"token_embd", "position_embd", "token_types", "per_layer_token_embd"})
 # Tensors outside the blocks that llama.cpp places with the first layer.
 FIRST_LAYER_TENSORS = frozenset({"token_embd_norm", "per_layer_model_proj", "per_layer_proj_norm"})
+# Architectures whose loader creates the output matrix before the embedding it is tied to, so that
+# even the CPU holds both (src/models/<architecture>.cpp).
+TIED_TWICE = frozenset({"gemma3n", "gemma4"})
 # Every buffer that holds a layer gets its own copy of these.
 ROPE_TENSORS = frozenset({"rope_freqs", "rope_factors_long", "rope_factors_short"})
 # What `--n-cpu-moe` keeps on the CPU: LLM_FFN_EXPS_REGEX in common/common.h.
@@ -63,7 +66,8 @@ class Model:
     layers: tuple[Layer, ...]  # Those that every token goes through.
     input_bytes: int  # The embedding and its like: always on the CPU.
     output_bytes: int  # The output matrix and norm: the layer after the last.
-    tied_bytes: int  # An embedding that is the output matrix too, and is copied to its GPU.
+    tied_bytes: int  # An embedding that is the output matrix too, and is copied to its GPU ...
+    tied_twice: bool  # ... and on the CPU as well.
     rope_bytes: int  # Copied into each place that holds a layer.
     caches_exact: bool
     weights_exact: bool
@@ -200,6 +204,7 @@ def _model(files: tuple[Path, ...], headers: list[Header]) -> Model:
         input_bytes=weights.input_bytes,
         output_bytes=weights.output_bytes,
         tied_bytes=weights.tied_bytes,
+        tied_twice=facts.architecture in TIED_TWICE,
         rope_bytes=weights.rope_bytes,
         caches_exact=caches.exact,
         weights_exact=not unknown,
