@@ -1,0 +1,28 @@
+"""Turn a machine and a model into llama.cpp parameters, by rules and without running anything.
+
+    placement   what goes on which GPU, and the context that fits
+    rules       threads, batch, load mode: the specification's rules, with exact knowledge over them
+    answer      the Recommendation: parameters, reasons, warnings, verdict, memory, context ladder
+
+Pure: everything it knows comes in through its two arguments.
+"""
+
+from autotune.recommend.answer import (
+    Advice,
+    Choice,
+    Recommendation,
+    Request,
+    Rung,
+    Verdict,
+    generate_recommendations,
+)
+
+__all__ = [
+    "Advice",
+    "Choice",
+    "Recommendation",
+    "Request",
+    "Rung",
+    "Verdict",
+    "generate_recommendations",
+]
