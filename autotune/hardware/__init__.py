@@ -66,7 +66,9 @@ def _detect_linux(root: Root) -> Hardware:
 
 
 def _detect_elsewhere(root: Root) -> Hardware:
-    # These load psutil and ctypes, 19 ms that Linux does without.
+    # psutil and ctypes take 19 ms to load, which Linux does without.
+    import platform  # noqa: PLC0415
+
     from autotune.hardware import metal, portable, sysctl  # noqa: PLC0415
 
     notes: list[str] = []
@@ -74,7 +76,7 @@ def _detect_elsewhere(root: Root) -> Hardware:
     mac = sysctl.SystemSysctl() if sys.platform == "darwin" else None
     gpus = metal.read_gpus(mac, memory, notes) if mac else []
     return Hardware(
-        operating_system="Darwin" if mac else "Windows",
+        operating_system=platform.system(),
         wsl=False,
         cpu=portable.read_cpu(mac, notes),
         memory=memory,

@@ -51,7 +51,8 @@ def read_cpu(root: Root, cgroups: Cgroups, notes: list[str]) -> Cpu:
     cores = read_cores(root, online, notes)
     fast = performance_cores(root, cores)
     usable = _read_usable(root, cgroups, online, notes)
-    usable_cores = [core for core in cores if not set(usable).isdisjoint(core.cpus)]
+    mine = set(usable)
+    usable_cores = [core for core in cores if not mine.isdisjoint(core.cpus)]
     return Cpu(
         name=_name(root, first),
         architecture=_read_architecture(root),

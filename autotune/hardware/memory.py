@@ -7,6 +7,9 @@ from autotune.hardware.root import Root, to_int
 _KIB = 1024
 _CAP_IPC_LOCK = 14  # include/uapi/linux/capability.h
 
+# User 0 of the first user namespace is user 0 of the machine, and so is everyone else.
+_EVERY_USER_HERE = ["0", "0", "4294967295"]
+
 
 def read_memory(root: Root, cgroups: Cgroups, notes: list[str]) -> Memory:
     """Read what there is, what is free, and what may be locked."""
@@ -46,12 +49,13 @@ def _read_memlock(root: Root, notes: list[str]) -> int | None:
     if _may_lock_everything(root):
         return None
     # Max locked memory         8388608              8388608              bytes
-    for line in (root.read_text("proc/self/limits") or "").splitlines():
-        if line.startswith("Max locked memory "):
-            soft = line.split()[3]
-            return None if soft == "unlimited" else to_int(soft)
-    notes.append("/proc/self/limits could not be read; no memory is assumed to be lockable.")
-    return 0
+    _, _, row = (root.read_text("proc/self/limits") or "").partition("Max locked memory")
+    soft, *_ = row.split(maxsplit=1) or [""]
+    limit = to_int(soft)
+    if limit is None and soft != "unlimited":
+        notes.append("/proc/self/limits has no locked memory; none is assumed to be lockable.")
+        return 0
+    return limit
 
 
 def _may_lock_everything(root: Root) -> bool:
@@ -61,9 +65,4 @@ def _may_lock_everything(root: Root) -> bool:
         capable = bool(int(capabilities, base=16) >> _CAP_IPC_LOCK & 1)
     except ValueError:
         return False
-    # "0 0 4294967295": user 0 here is user 0 of the machine, and so is everyone else.
-    return capable and (root.read_text("proc/self/uid_map") or "").split() == [
-        "0",
-        "0",
-        str(2**32 - 1),
-    ]
+    return capable and (root.read_text("proc/self/uid_map") or "").split() == _EVERY_USER_HERE

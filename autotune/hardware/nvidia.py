@@ -9,13 +9,15 @@ from typing import NamedTuple, TypeVar
 from autotune.hardware.machine import Gpu, Memory
 from autotune.hardware.root import Root, to_int
 
-_VISIBLE = "CUDA_VISIBLE_DEVICES"
-_ORDER = "CUDA_DEVICE_ORDER"
+_DRIVER = "proc/driver/nvidia/version"
+_WINDOWS_DRIVER = "dev/dxg"  # In WSL, and the way to a GPU of any vendor.
+_VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
+_DEVICE_ORDER = "CUDA_DEVICE_ORDER"
 
 _T = TypeVar("_T")
 
 
-class Device(NamedTuple):
+class _Device(NamedTuple):
     """What CUDA can run on: a GPU, or an instance of one that MIG has divided."""
 
     handle: object
@@ -35,12 +37,14 @@ def read_gpus(
     try:
         pynvml.nvmlInit()
     except pynvml.NVMLError as error:
-        notes.append(f"NVML could not be started ({error}); no NVIDIA GPU is assumed to be usable.")
+        # In WSL and on Windows the library comes with the driver: without it there is no GPU.
+        if root.exists(_DRIVER) or not isinstance(error, pynvml.NVMLError_LibraryNotFound):
+            notes.append(f"NVML could not be started ({error}); no NVIDIA GPU is used.")
         return []
     try:
         return _Nvml(pynvml, memory, notes).read_gpus(environ)
     except pynvml.NVMLError as error:
-        notes.append(f"NVML could not list the GPUs ({error}); none is assumed to be usable.")
+        notes.append(f"NVML could not list the GPUs ({error}); none is used.")
         return []
     finally:
         with suppress(pynvml.NVMLError):
@@ -48,9 +52,8 @@ def read_gpus(
 
 
 def _driver_is_visible(root: Root) -> bool:
-    # In WSL the driver is the one of Windows, and /dev/dxg is the way to it.
-    places = ("proc/driver/nvidia/version", "dev/dxg")
-    return any(map(root.exists, places)) or (root.is_real and sys.platform == "win32")
+    on_windows = root.is_real and sys.platform == "win32"
+    return root.exists(_DRIVER) or root.exists(_WINDOWS_DRIVER) or on_windows
 
 
 class _Nvml:
@@ -62,19 +65,19 @@ class _Nvml:
         self._notes = notes
 
     def read_gpus(self, environ: Mapping[str, str]) -> list[Gpu]:
-        devices = visible_devices(list(self._devices()), environ, self._notes)
+        devices = _visible(list(self._devices()), environ, self._notes)
         gpus: list[Gpu] = []
         for device in devices:
             gpu = self._read_gpu(device, index=len(gpus))
             gpus.extend([gpu] if gpu else [])
-        if len({gpu.name for gpu in gpus}) > 1 and environ.get(_ORDER) != "PCI_BUS_ID":
+        if len({gpu.name for gpu in gpus}) > 1 and environ.get(_DEVICE_ORDER) != "PCI_BUS_ID":
             self._notes.append(
                 "The NVIDIA GPUs differ: they are listed in the order of their PCI bus, "
-                f"and CUDA puts the fastest first unless {_ORDER}=PCI_BUS_ID is set."
+                f"and CUDA puts the fastest first unless {_DEVICE_ORDER}=PCI_BUS_ID is set."
             )
         return gpus
 
-    def _devices(self) -> Iterator[Device]:
+    def _devices(self) -> Iterator[_Device]:
         for index in range(self._nvml.nvmlDeviceGetCount()):
             try:
                 gpu = self._nvml.nvmlDeviceGetHandleByIndex(index)
@@ -84,20 +87,20 @@ class _Nvml:
             if self._is_divided(gpu):
                 yield from self._instances(gpu)
             else:
-                yield Device(gpu, self._uuid(gpu), gpu, is_instance=False)
+                yield _Device(gpu, self._uuid(gpu), gpu, is_instance=False)
 
     def _is_divided(self, gpu: object) -> bool:
         # Not supported by most GPUs, and unknown to drivers before 450.
         current, _ = self._ask((0, 0), "nvmlDeviceGetMigMode", gpu)
         return bool(current == self._nvml.NVML_DEVICE_MIG_ENABLE)
 
-    def _instances(self, gpu: object) -> Iterator[Device]:
+    def _instances(self, gpu: object) -> Iterator[_Device]:
         for slot in range(self._ask(0, "nvmlDeviceGetMaxMigDeviceCount", gpu)):
             with suppress(self._nvml.NVMLError):  # An empty slot is an error to NVML.
                 handle = self._nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, slot)
-                yield Device(handle, self._uuid(handle), gpu, is_instance=True)
+                yield _Device(handle, self._uuid(handle), gpu, is_instance=True)
 
-    def _read_gpu(self, device: Device, index: int) -> Gpu | None:
+    def _read_gpu(self, device: _Device, index: int) -> Gpu | None:
         name = self._ask("NVIDIA GPU", "nvmlDeviceGetName", device.handle)
         try:
             total, free = self._read_memory(device)
@@ -120,7 +123,7 @@ class _Nvml:
             compute_capability=f"{major}.{minor}" if major else "",
         )
 
-    def _read_memory(self, device: Device) -> tuple[int, int]:
+    def _read_memory(self, device: _Device) -> tuple[int, int]:
         """Return total and free bytes; 0 of both for a GPU without memory of its own."""
         try:
             info = self._nvml.nvmlDeviceGetMemoryInfo(device.handle)
@@ -143,21 +146,21 @@ class _Nvml:
         return answer
 
 
-def visible_devices(
-    devices: list[Device], environ: Mapping[str, str], notes: list[str]
-) -> list[Device]:
+def _visible(devices: list[_Device], environ: Mapping[str, str], notes: list[str]) -> list[_Device]:
     """Leave what CUDA would show to a process with this environment."""
-    chosen = devices if _VISIBLE not in environ else _listed(devices, environ[_VISIBLE])
+    chosen = (
+        devices if _VISIBLE_DEVICES not in environ else _listed(devices, environ[_VISIBLE_DEVICES])
+    )
     if devices and not chosen:
-        notes.append(f"{_VISIBLE}={environ[_VISIBLE]!r} hides every NVIDIA GPU.")
+        notes.append(f"{_VISIBLE_DEVICES}={environ[_VISIBLE_DEVICES]!r} hides every NVIDIA GPU.")
     instances = [device for device in chosen if device.is_instance]
     if len(instances) > 1:
         notes.append("CUDA gives a process one MIG instance; the others are left out.")
     return instances[:1] or chosen
 
 
-def _listed(devices: list[Device], tokens: str) -> list[Device]:
-    chosen: list[Device] = []
+def _listed(devices: list[_Device], tokens: str) -> list[_Device]:
+    chosen: list[_Device] = []
     for token in tokens.split(","):
         device = _named(devices, token.strip())
         if device is None:  # CUDA ignores what follows the first name that it does not know.
@@ -166,7 +169,7 @@ def _listed(devices: list[Device], tokens: str) -> list[Device]:
     return chosen
 
 
-def _named(devices: list[Device], token: str) -> Device | None:
+def _named(devices: list[_Device], token: str) -> _Device | None:
     """Find a device by its index, or by as much of its UUID as is unique."""
     index = to_int(token)
     if index is not None:

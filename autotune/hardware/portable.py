@@ -3,6 +3,7 @@
 None of them has control groups, so what a process may use is what the machine has.
 """
 
+import os
 import platform
 import sys
 
@@ -93,10 +94,14 @@ def _read_memlock() -> int | None:
 
 def read_storage(path: str) -> Storage:
     """Tell what an absolute path lies on; whether its disk spins is not known here."""
-    over = [part for part in psutil.disk_partitions(all=True) if path.startswith(part.mountpoint)]
+    over = [part for part in psutil.disk_partitions(all=True) if _is_under(path, part.mountpoint)]
     if not over:
         return Storage(filesystem="", device="", rotational=None, network=False)
     part = max(over, key=lambda candidate: len(candidate.mountpoint))
     remote = "remote" in part.opts.split(",")  # How Windows marks a network drive.
     network = remote or part.fstype in _NETWORK_FILESYSTEMS
     return Storage(filesystem=part.fstype, device=part.device, rotational=None, network=network)
+
+
+def _is_under(path: str, point: str) -> bool:
+    return path == point or path.startswith(point.rstrip(os.sep) + os.sep)

@@ -44,9 +44,9 @@ def _is_rotational(root: Root, device: str) -> bool | None:
         answers = [_is_rotational(root, f"{disk}/slaves/{name}") for name in slaves]
         return None if None in answers else any(answers)
     rotational = root.read_int(f"{disk}/queue/rotational")
-    return (
-        None if rotational is None or (rotational and _is_emulated(root, disk)) else rotational > 0
-    )
+    if rotational and _is_emulated(root, disk):
+        return None
+    return None if rotational is None else rotational > 0
 
 
 def _is_emulated(root: Root, disk: str) -> bool:

@@ -55,8 +55,8 @@ def performance_cores(root: Root, cores: list[Core]) -> list[Core]:
     """Return the cores of the fastest kind: all of them where all are alike."""
     # Intel's hybrids register their two kinds of core as two kinds of performance counter.
     if intel := root.read_cpus("sys/devices/cpu_core/cpus"):
-        fast = [core for core in cores if not set(intel).isdisjoint(core.cpus)]
-        if fast:
+        performance = set(intel)
+        if fast := [core for core in cores if not performance.isdisjoint(core.cpus)]:
             return fast
     for source in _SPEEDS:
         speeds = _read_speeds(root, cores, source)
@@ -79,6 +79,7 @@ def count_sockets(cores: Iterable[Core]) -> int:
 def _sysfs_cores(root: Root, online: tuple[int, ...]) -> list[Core]:
     cores: list[Core] = []
     seen: set[int] = set()
+    present = set(online)
     for cpu in online:
         # The files of a core's second thread would say what those of its first thread say.
         if cpu in seen:
@@ -86,7 +87,7 @@ def _sysfs_cores(root: Root, online: tuple[int, ...]) -> list[Core]:
         siblings = _read_siblings(root, cpu)
         if siblings is None:
             return []
-        threads = tuple(sorted({cpu, *siblings}.intersection(online)))
+        threads = tuple(sorted({cpu, *siblings}.intersection(present)))
         package = root.read_int(f"{_CPUS}/cpu{cpu}/topology/physical_package_id")
         cores.append(Core(threads, -1 if package is None else package))
         seen.update(threads)
