@@ -18,8 +18,8 @@ USED = sorted(set(re.findall(r"\bnvml[A-Z]\w+", Path(nvidia.__file__).read_text(
 
 def calls_of(symbol: str) -> list[str]:
     """Find the arguments that pynvml passes where it looks this symbol up."""
-    lookup = rf'_nvmlGetFunctionPointer\("{symbol}"\)\s+ret = fn\((.*)\)\n'
-    return re.findall(lookup, inspect.getsource(pynvml))
+    lookup = rf'_nvmlGetFunctionPointer\("{symbol}"\).*?ret = fn\(([^\n]*)\)\n'
+    return re.findall(lookup, inspect.getsource(pynvml), re.DOTALL)
 
 
 def count(arguments: str) -> int:
