@@ -47,6 +47,8 @@ class Layer(NamedTuple):
 
     dense_bytes: int  # Everything but the experts.
     expert_bytes: int
+    largest_dense_bytes: int  # Of its single tensors, the largest.
+    largest_expert_bytes: int
     cache: LayerCache
 
 
@@ -221,8 +223,8 @@ def _notes(caches: Caches, unknown_types: list[int]) -> tuple[str, ...]:
 
 
 class _Weights(NamedTuple):
-    dense_bytes: dict[int, int]  # By block.
-    expert_bytes: dict[int, int]
+    dense: dict[int, list[int]]  # The bytes of each tensor, by block.
+    experts: dict[int, list[int]]
     input_bytes: int
     output_bytes: int
     tied_bytes: int
@@ -230,40 +232,46 @@ class _Weights(NamedTuple):
 
 
 def _place_weights(tensors: Iterable[Tensor], shape: Shape) -> _Weights:
-    """Add up the tensors by the place that llama.cpp gives them."""
-    dense: dict[int, int] = {}
-    experts: dict[int, int] = {}
-    total = {"input": 0, "output": 0, "rope": 0}
+    """Sort the tensors by the place that llama.cpp gives them."""
+    dense: dict[int, list[int]] = {}
+    experts: dict[int, list[int]] = {}
+    elsewhere = {"input": 0, "output": 0, "rope": 0}
     embedding, has_output = 0, False
     for tensor in tensors:
         part, _, rest = tensor.name.partition(".")
         n_bytes = -(-tensor.n_bytes // TENSOR_ALIGNMENT) * TENSOR_ALIGNMENT
         if part == "blk":
-            index, _, rest = rest.partition(".")
+            number, _, rest = rest.partition(".")
             table = experts if rest.partition(".")[0] in EXPERT_TENSORS else dense
-            block = int(index) if index.isdecimal() and len(index) < 5 else shape.n_layers
-            table[block] = table.get(block, 0) + n_bytes
+            table.setdefault(_block(number, shape), []).append(n_bytes)
         elif part in FIRST_LAYER_TENSORS:
-            dense[0] = dense.get(0, 0) + n_bytes
+            dense.setdefault(0, []).append(n_bytes)
         else:
-            place = "input" if part in INPUT_TENSORS else "rope" if part in ROPE_TENSORS else "output"
-            total[place] += n_bytes
+            elsewhere[_PLACES.get(part, "output")] += n_bytes
         if part == "token_embd":
             embedding = n_bytes
         has_output = has_output or tensor.name == "output.weight"
-    return _Weights(
-        dense, experts, total["input"], total["output"], 0 if has_output else embedding, total["rope"]
-    )
+    tied = 0 if has_output else embedding
+    return _Weights(dense, experts, elsewhere["input"], elsewhere["output"], tied, elsewhere["rope"])
+
+
+_PLACES = dict.fromkeys(INPUT_TENSORS, "input") | dict.fromkeys(ROPE_TENSORS, "rope")
+
+
+def _block(number: str, shape: Shape) -> int:
+    """The block that a tensor's name counts it to; what is no number belongs to none that is run."""
+    return int(number) if number.isdecimal() and len(number) < 5 else shape.n_layers  # noqa: PLR2004
 
 
 TENSOR_ALIGNMENT = 32  # Of the CPU's buffers: ggml/src/ggml-cpu; each tensor is padded to it.
 
 
 def _layers(weights: _Weights, caches: Caches, shape: Shape) -> tuple[Layer, ...]:
-    return tuple(
-        Layer(weights.dense_bytes.get(il, 0), weights.expert_bytes.get(il, 0), caches.layers[il])
-        for il in range(shape.n_trunk)
-    )
+    def layer(il: int) -> Layer:
+        dense, experts = weights.dense.get(il, [0]), weights.experts.get(il, [0])
+        return Layer(sum(dense), sum(experts), max(dense), max(experts), caches.layers[il])
+
+    return tuple(layer(il) for il in range(shape.n_trunk))
 
 
 def _quantization(metadata: Mapping[str, Value], tensors: Iterable[Tensor]) -> str:
