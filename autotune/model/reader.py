@@ -43,13 +43,12 @@ EXPERT_TENSORS = frozenset(
 
 
 class Layer(NamedTuple):
-    """The bytes of one block's weights, and what it keeps between tokens."""
+    """The bytes of one block's weights."""
 
     dense_bytes: int  # Everything but the experts.
     expert_bytes: int
     largest_dense_bytes: int  # Of its single tensors, the largest.
     largest_expert_bytes: int
-    cache: LayerCache
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,7 +64,8 @@ class Model:
     n_parameters: int
     n_vocab: int
     shape: Shape
-    layers: tuple[Layer, ...]  # Those that every token goes through.
+    layers: tuple[Layer, ...]  # The blocks that every token goes through.
+    caches: tuple[LayerCache, ...]  # What each of them keeps between tokens.
     input_bytes: int  # The embedding and its like: always on the CPU.
     output_bytes: int  # The output matrix and norm: the layer after the last.
     tied_bytes: int  # An embedding that is the output matrix too, and is copied to its GPU ...
@@ -80,11 +80,6 @@ class Model:
         """All weights that llama.cpp loads, once each."""
         in_layers = sum(layer.dense_bytes + layer.expert_bytes for layer in self.layers)
         return self.input_bytes + in_layers + self.output_bytes + self.rope_bytes
-
-    @property
-    def caches(self) -> tuple[LayerCache, ...]:
-        """What each layer keeps between tokens."""
-        return tuple(layer.cache for layer in self.layers)
 
     @property
     def n_offloadable(self) -> int:
@@ -202,7 +197,8 @@ def _model(files: tuple[Path, ...], headers: list[Header]) -> Model:
         n_parameters=sum(tensor.n_elements for tensor in tensors),
         n_vocab=_n_vocab(metadata, tensors),
         shape=shape,
-        layers=_layers(weights, caches, shape),
+        layers=_layers(weights, shape),
+        caches=caches.layers[: shape.n_trunk],
         input_bytes=weights.input_bytes,
         output_bytes=weights.output_bytes,
         tied_bytes=weights.tied_bytes,
@@ -266,10 +262,10 @@ def _block(number: str, shape: Shape) -> int:
 TENSOR_ALIGNMENT = 32  # Of the CPU's buffers: ggml/src/ggml-cpu; each tensor is padded to it.
 
 
-def _layers(weights: _Weights, caches: Caches, shape: Shape) -> tuple[Layer, ...]:
+def _layers(weights: _Weights, shape: Shape) -> tuple[Layer, ...]:
     def layer(il: int) -> Layer:
         dense, experts = weights.dense.get(il, [0]), weights.experts.get(il, [0])
-        return Layer(sum(dense), sum(experts), max(dense), max(experts), caches.layers[il])
+        return Layer(sum(dense), sum(experts), max(dense), max(experts))
 
     return tuple(layer(il) for il in range(shape.n_trunk))
 
