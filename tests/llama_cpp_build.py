@@ -164,7 +164,7 @@ def build(target: Path, fetch: Callable[[Path, Path], Path]) -> None:
     if sys.platform == "win32":
         raise LlamaCppError("llama.cpp is not built on Windows: install one and set LCM_LLAMA_DIR.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _only_one(target.with_suffix(".lock")):
+    with _only_one(_beside(target, "lock")):
         if not _missing_tools(target):
             return
         _clear_remains(target)
@@ -184,7 +184,7 @@ def _clear_remains(target: Path) -> None:
 
 
 def _build_in(work: Path, target: Path, fetch: Callable[[Path, Path], Path]) -> None:
-    log = target.with_suffix(".log")
+    log = _beside(target, "log")
     log.write_bytes(b"")
     _say(f"building llama.cpp: four minutes on two cores, once. Log: {log}")
     started = time.monotonic()
@@ -202,6 +202,11 @@ def _build_in(work: Path, target: Path, fetch: Callable[[Path, Path], Path]) -> 
     _say(f"built in {time.monotonic() - started:.0f} s")
 
 
+def _beside(target: Path, kind: str) -> Path:
+    # Not `with_suffix`: a version has dots of its own.
+    return target.with_name(f"{target.name}.{kind}")
+
+
 def _built_folder() -> Path:
     """Name the folder by everything that decides what the binaries in it are."""
     version = re.search(r"^llama-cpp-python==(\S+)", REQUIREMENT.read_text("utf-8"), re.MULTILINE)
@@ -209,8 +214,7 @@ def _built_folder() -> Path:
         raise LlamaCppError(f"{REQUIREMENT} pins no version of llama-cpp-python.")
     parts = [*TOOLS, *cmake_flags(cpu_features()), platform.system(), platform.machine()]
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
-    # No dot: `with_suffix` names the lock, the log and the build tree beside it.
-    return cache_root() / "llama.cpp" / f"{version[1].replace('.', '_')}-{digest}"
+    return cache_root() / "llama.cpp" / f"{version[1]}-{digest}"
 
 
 def _users_llama_cpp() -> Found | None:

@@ -237,5 +237,5 @@ def test_the_kept_build_has_its_own_folder_per_flags(monkeypatch: pytest.MonkeyP
 
     assert folder("avx") == folder("avx", "sse4_2")
     assert folder("avx") != folder("avx", "avx2")
-    assert folder("avx").name.startswith("0_3_36-")
+    assert folder("avx").name.startswith("0.3.36-")
     assert os.fspath(folder("avx").parent).endswith("llama.cpp")
