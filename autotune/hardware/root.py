@@ -95,10 +95,10 @@ def to_cpus(text: str) -> tuple[int, ...] | None:
     """Parse the kernel's list of CPUs (`0-3,8-11`) in order; None where it is garbled."""
     cpus: set[int] = set()
     for part in text.strip().split(","):
-        first, dash, last = part.partition("-")
-        low, high = to_int(first), to_int(last if dash else first)
         if not part:
             continue
+        first, dash, last = part.partition("-")
+        low, high = to_int(first), to_int(last if dash else first)
         if low is None or high is None or not 0 <= low <= high < _MOST_CPUS:
             return None
         cpus.update(range(low, high + 1))

@@ -12,6 +12,7 @@ no more than one window of the file is in memory at a time.
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import BinaryIO, Literal, NamedTuple
 
 from autotune.errors import GGUFInvalid
@@ -83,7 +84,8 @@ TENSOR_TYPES: Mapping[int, TensorType] = {
 }
 
 
-class Array(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Array:
     """An array in the metadata; `values` is None where it was jumped over."""
 
     count: int
@@ -290,20 +292,20 @@ def _read_value(reader: _Reader, key: str, kind: int) -> Value:
         return _read_array(reader, key)
     if kind in _NUMBER_CODES:
         return reader.numbers(_NUMBER_CODES[kind], 1)[0]
-    raise reader.invalid(f"{key} has the unknown type {kind}")
+    raise reader.invalid(f"{key!r} has the unknown type {kind}")
 
 
 def _read_array(reader: _Reader, key: str) -> Array:
     kind = reader.u32()
     if kind == _STRING:
-        count = reader.count(f"strings in {key}", smallest=8)
+        count = reader.count(f"strings in {key!r}", smallest=8)
         reader.skip_strings(count)
         return Array(count, None)
     if kind not in _NUMBER_CODES:
-        raise reader.invalid(f"{key} is an array of the unknown type {kind}")
+        raise reader.invalid(f"{key!r} is an array of the unknown type {kind}")
     code = _NUMBER_CODES[kind]
     element_bytes = struct.calcsize(f"={code}")
-    count = reader.count(f"numbers in {key}", smallest=element_bytes)
+    count = reader.count(f"numbers in {key!r}", smallest=element_bytes)
     if count <= MAX_LAYERS:
         return Array(count, reader.numbers(code, count))
     reader.skip(count * element_bytes)
@@ -312,7 +314,7 @@ def _read_array(reader: _Reader, key: str) -> Array:
 
 def _alignment(reader: _Reader, metadata: Mapping[str, Value]) -> int:
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
-    if not isinstance(alignment, int) or alignment <= 0 or alignment & (alignment - 1):
+    if type(alignment) is not int or alignment <= 0 or alignment & (alignment - 1):
         raise reader.invalid(f"general.alignment is {alignment!r}, not a power of two")
     return alignment
 
@@ -338,7 +340,7 @@ def _read_tensor(reader: _Reader) -> _Row:
     n_elements = 1
     for length in shape:
         n_elements *= length
-    if n_elements >= 1 << 63:
+    if max((n_elements, *shape)) >= 1 << 63:
         raise reader.invalid(f"tensor {name!r} has the impossible shape {shape}")
     return _Row(name, shape, n_elements, reader.u32(), reader.u64())
 
@@ -346,22 +348,28 @@ def _read_tensor(reader: _Reader) -> _Row:
 def _sized(
     reader: _Reader, rows: list[_Row], data_offset: int, alignment: int
 ) -> Iterator[Tensor]:
-    """Give each row its bytes, and check that they lie within the file, in order."""
+    """Give each row its bytes, and check that they lie within the file, one behind the other."""
+    end_of_file = max(reader.size - data_offset, 0)
     seen: set[str] = set()
-    for row, end in zip(rows, [*(row.offset for row in rows[1:]), None], strict=True):
+    expected = 0
+    for row, following in zip_longest(rows, rows[1:]):
         if row.name in seen:
             raise reader.invalid(f"tensor {row.name!r} is listed twice")
         seen.add(row.name)
         if row.offset % alignment:
             raise reader.invalid(f"tensor {row.name!r} does not begin at a multiple of {alignment}")
-        end_of_file = max(reader.size - data_offset, 0)
-        n_bytes, type_name = _bytes_of(reader, row, end_of_file if end is None else end)
+        if row.offset != expected:
+            raise reader.invalid(
+                f"tensor {row.name!r} does not begin where the one before it ends"
+            )
+        n_bytes, type_name = _bytes_of(reader, row, following.offset if following else end_of_file)
         if row.offset + n_bytes > end_of_file:
             raise GGUFInvalid(
                 f"{reader.where} is truncated: tensor {row.name!r} ends at byte "
                 f"{data_offset + row.offset + n_bytes:,}, the file at byte {reader.size:,}",
                 hint="the download or copy did not finish; fetch the model again",
             )
+        expected = _padded(row.offset + n_bytes, alignment)
         yield Tensor(row.name, row.shape, type_name, row.n_elements, n_bytes)
 
 

@@ -14,7 +14,9 @@ from autotune.recommend.answer import (
     Request,
     Rung,
     Verdict,
+    context_ladder,
     generate_recommendations,
+    judge,
 )
 
 __all__ = [
@@ -24,5 +26,7 @@ __all__ = [
     "Request",
     "Rung",
     "Verdict",
+    "context_ladder",
     "generate_recommendations",
+    "judge",
 ]

@@ -103,11 +103,24 @@ def _attempt(
     for shares in _shares(model, params, budgets, program):
         split = replace(params, tensor_split=shares if len(budgets) > 1 else None)
         memory = footprint(model, split, program=program, gpus=shares)
-        if all(
-            gpu.total_bytes <= budget for gpu, budget in zip(memory.gpus, budgets, strict=True)
-        ):
+        needed = [gpu.total_bytes for gpu in memory.gpus]
+        needed[0] += staging_bytes(model, n_gpu_layers, n_cpu_moe)
+        if all(n <= budget for n, budget in zip(needed, budgets, strict=True)):
             return Placement(params=split, memory=memory, complete=complete)
     return None
+
+
+def staging_bytes(model: Model, n_gpu_layers: int, n_cpu_moe: int) -> int:
+    """What the first GPU needs to compute prompts with weights that stay on the host.
+
+    llama.cpp copies each such matrix over for batches of 32 tokens and more (`op_offload`), one at a
+    time (`ggml_backend_sched_split_graph`), into the compute buffer. An RPC device does not do this,
+    so no number of `footprint` holds it.
+    """
+    n_on_host = model.n_offloadable - min(n_gpu_layers, model.n_offloadable)
+    dense = [layer.largest_dense_bytes for layer in model.layers[:n_on_host]]
+    experts = [layer.largest_expert_bytes for layer in model.layers[: max(n_on_host, n_cpu_moe)]]
+    return max(dense + experts, default=0)
 
 
 def _shares(

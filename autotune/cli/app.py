@@ -1,0 +1,95 @@
+"""The commands together, and the one place where an error becomes an exit code."""
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from autotune import __version__
+from autotune.cli import console
+from autotune.cli.inspect_ import inspect
+from autotune.cli.run import run
+from autotune.errors import EXIT_BUG, EXIT_DONE, AutotuneError, ConfigError
+
+EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count it
+
+# Typer carries its own copy of click from 0.26 on: its error is reached through what Typer exports.
+_CommandLineError = typer.BadParameter.__mro__[2]
+
+app = typer.Typer(
+    add_completion=False,
+    help="The right llama.cpp flags for this machine and this model.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # Rich costs 75 ms.
+)
+app.command()(run)
+app.command()(inspect)
+
+
+def _print_version(asked: bool) -> None:  # noqa: FBT001 - Typer calls it so
+    if asked:
+        console.text(f"lcm-autotune {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """The right llama.cpp flags for this machine and this model."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run `lcm` and return its exit code; a wrong command line, a missing model, a bug included."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        return _run(given)
+    except AutotuneError as error:
+        console.error(error.message, error.hint)
+        return error.exit_code
+    except KeyboardInterrupt:
+        console.error("interrupted", "nothing was changed; run the same command again")
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        console.silence_broken_pipe()
+        return EXIT_DONE
+    except Exception as error:  # noqa: BLE001 - the boundary: whatever arrives here is our bug
+        if "LCM_DEBUG" in os.environ:
+            raise
+        console.error(
+            f"this is a bug in lcm {__version__}: {type(error).__name__}: {error}",
+            "set LCM_DEBUG=1 to see the traceback, and report it with the command you ran",
+        )
+        return EXIT_BUG
+
+
+def _run(given: list[str]) -> int:
+    try:
+        result = app(_specified_spelling(given), prog_name="lcm", standalone_mode=False)
+        sys.stdout.flush()  # A closed pipe shows here, not in the interpreter's last moments.
+    except typer.Abort:
+        raise KeyboardInterrupt from None
+    except _CommandLineError as error:
+        message = getattr(error, "format_message", error.__str__)()
+        raise ConfigError(_sentence(message), hint="see lcm --help") from None
+    return result if isinstance(result, int) else EXIT_DONE
+
+
+def _sentence(message: str) -> str:
+    """Click's messages in the form of ours."""
+    return message.rstrip(".")[:1].lower() + message.rstrip(".")[1:]
+
+
+def _specified_spelling(given: list[str]) -> list[str]:
+    """`lcm --run --model M` means `lcm run --model M`, wherever `--run` stands."""
+    end = given.index("--") if "--" in given else len(given)
+    if "--run" not in given[:end]:
+        return given
+    return ["run", *(argument for argument in given[:end] if argument != "--run"), *given[end:]]

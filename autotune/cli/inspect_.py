@@ -1,0 +1,139 @@
+"""`lcm inspect M`: what a GGUF is and what it needs."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autotune.cli import console
+from autotune.hardware import Hardware
+from autotune.model import Model
+from autotune.model.footprint import Footprint
+from autotune.params import DEFAULT_N_BATCH, Params
+from autotune.recommend import Rung
+
+
+class For(StrEnum):
+    """The programs whose memory differs."""
+
+    bench = "bench"
+    cli = "cli"
+    server = "server"
+
+
+def inspect(
+    *,
+    model: Annotated[Path, typer.Argument(help="The GGUF file; of a split model, any shard.")],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    ctx_size: Annotated[
+        int, typer.Option(min=1, help="Tokens of context, of all slots together.")
+    ] = 4096,
+    cache_type_k: Annotated[str, typer.Option(metavar="TYPE", help="f16, q8_0, q4_0, ...")] = "f16",
+    cache_type_v: Annotated[str, typer.Option(metavar="TYPE", help="f16, q8_0, q4_0, ...")] = "f16",
+    ubatch_size: Annotated[int, typer.Option(min=1, help="Physical batch size.")] = 512,
+    parallel: Annotated[
+        int | None, typer.Option(min=1, help="Slots; otherwise 4 for server, 1 elsewhere.")
+    ] = None,
+    n_gpu_layers: Annotated[
+        int | None, typer.Option(min=0, help="Layers on the GPU; otherwise all, where there is one.")
+    ] = None,
+    n_cpu_moe: Annotated[
+        int, typer.Option(min=0, help="First layers whose experts stay on the CPU.")
+    ] = 0,
+    program: Annotated[For, typer.Option("--for", help="The program to count for.")] = For.server,
+) -> None:
+    """Print what a GGUF is and the memory that it needs, by part and place.
+
+    Example: lcm inspect gemma-3-270m.gguf --ctx-size 32768 --cache-type-k q8_0
+    """
+    from autotune.cli.compose import inspect_answer  # noqa: PLC0415 - --help does not pay for it
+    from autotune.hardware import detect_hardware  # noqa: PLC0415
+    from autotune.model import analyze_model  # noqa: PLC0415
+    from autotune.model.footprint import footprint  # noqa: PLC0415
+    from autotune.recommend import context_ladder  # noqa: PLC0415
+    from autotune.recommend.placement import Placement  # noqa: PLC0415
+
+    analyzed, hardware = analyze_model(model), detect_hardware()
+    params = Params(
+        n_ctx=ctx_size,
+        n_batch=max(ubatch_size, DEFAULT_N_BATCH),
+        n_ubatch=ubatch_size,
+        type_k=cache_type_k,
+        type_v=cache_type_v,
+        n_parallel=parallel,
+        n_gpu_layers=n_gpu_layers,
+        n_cpu_moe=n_cpu_moe,
+    )
+    gpus = _gpus(hardware, n_gpu_layers)
+    complete = bool(gpus) and not n_cpu_moe
+    complete = complete and (n_gpu_layers is None or n_gpu_layers >= analyzed.n_offloadable)
+
+    def configured(n_ctx: int, cache_type: str) -> Placement:
+        asked = replace(params, n_ctx=n_ctx, type_k=cache_type, type_v=cache_type)
+        memory = footprint(analyzed, asked, program=program.value, gpus=gpus)
+        return Placement(params=asked, memory=memory, complete=complete)
+
+    memory = footprint(analyzed, params, program=program.value, gpus=gpus)
+    ladder = context_ladder(hardware, analyzed, configured)
+    if as_json:
+        console.answer(inspect_answer(analyzed, memory, ladder))
+    else:
+        console.text(_described(analyzed, memory, ladder))
+
+
+def _gpus(hardware: Hardware, n_gpu_layers: int | None) -> list[float]:
+    """The devices to count for: this machine's, or one that is asked about."""
+    detected = [float(gpu.free_bytes) for gpu in hardware.gpus]
+    return detected or ([1.0] if n_gpu_layers else [])
+
+
+def _described(model: Model, memory: Footprint, ladder: Sequence[Rung]) -> str:
+    return "\n\n".join([_model_lines(model), _memory_lines(memory), _ladder_lines(ladder)])
+
+
+def _model_lines(model: Model) -> str:
+    experts = ""
+    if model.shape.n_expert:
+        experts = f", {model.shape.n_expert_used} of {model.shape.n_expert} experts a token"
+    shards = f" in {len(model.files)} shards" if len(model.files) > 1 else ""
+    lines = [
+        console.printable(model.name),
+        f"{console.printable(model.architecture)} {model.quantization}, "
+        f"{model.n_parameters / 1e9:.2f} B parameters, {console.size(model.file_bytes)}{shards}",
+        f"{model.shape.n_layers} layers{experts}; trained on {model.shape.n_ctx_train} tokens; "
+        f"vocabulary of {model.n_vocab}",
+    ]
+    return "\n".join(lines + [f"note: {console.printable(note)}" for note in model.notes])
+
+
+def _memory_lines(memory: Footprint) -> str:
+    """Parts by place; an estimate is marked with ~."""
+    places = [("host", memory.host), *((f"GPU {i}", gpu) for i, gpu in enumerate(memory.gpus))]
+    weights, caches = ("" if exact else "~" for exact in (memory.weights_exact, memory.caches_exact))
+    rows = [["memory", *(name for name, _ in places)]]
+    rows += [
+        [title, *(mark + console.size(getattr(place, field)) for _, place in places)]
+        for title, field, mark in (
+            ("weights", "weights_bytes", weights),
+            ("KV cache", "kv_cache_bytes", caches),
+            ("recurrent state", "recurrent_bytes", caches),
+            ("compute buffer", "compute_bytes", "~"),
+            ("together", "total_bytes", "~"),
+        )
+    ]
+    return console.table(rows) + "\n~ an estimate, within -2 % and +15 %; the others are exact"
+
+
+def _ladder_lines(ladder: Sequence[Rung]) -> str:
+    rows = [["context", "cache", "KV cache", "together", "on this machine"]]
+    for rung in ladder:
+        verdict = rung.verdict + (", beyond training" if rung.beyond_training else "")
+        cache = sum(
+            place.kv_cache_bytes for place in (rung.memory.host, *rung.memory.gpus)
+        )
+        total = "~" + console.size(rung.memory.total_bytes)
+        rows.append([str(rung.n_ctx), rung.cache_type, console.size(cache), total, verdict])
+    return console.table(rows)
