@@ -9,6 +9,7 @@ for those weights in its compute buffer (`offload_op` in ggml; ggml-rpc has none
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -41,7 +42,11 @@ def fit_print(
     """Return what `llama-fit-params` prints for each device."""
     # Repacking would move weights to a buffer that depends on this machine's instruction set.
     command = [str(binary), "--no-repack", "--fit-print", "on", "-m", str(model), *args]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+    # A failed assertion in ggml would start a debugger, whose words would hide its own.
+    quiet = {**os.environ, "GGML_NO_BACKTRACE": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=timeout, check=False, env=quiet
+    )
     found = {
         name: (int(weights), int(context), int(compute))
         for name, weights, context, compute in _LINE.findall(done.stdout)
