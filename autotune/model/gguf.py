@@ -1,12 +1,12 @@
 """Read the header of a GGUF file: metadata and tensor table, not one byte of weights.
 
-Knows the format (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), not what any key means.
+Knows the format (https://github.com/ggml-org/ggml/blob/master/docs/gguf.md), not what keys mean.
 Refuses what llama.cpp's own reader refuses (`ggml/src/gguf.cpp`), and additionally tensor data that
 lies past the end of the file. Arrays longer than a model can have layers are jumped over: a
 vocabulary of 262,144 strings costs 25 ms and no memory, where decoding it takes 10 s.
 
-Hostile files: every count is bounded by the bytes that remain, the header by `MAX_HEADER_BYTES`, and
-no more than one window of the file is in memory at a time.
+Hostile files: every count is bounded by the bytes that remain, the header by `MAX_HEADER_BYTES`,
+and no more than one window of the file is in memory at a time.
 """
 
 import struct
@@ -345,9 +345,7 @@ def _read_tensor(reader: _Reader) -> _Row:
     return _Row(name, shape, n_elements, reader.u32(), reader.u64())
 
 
-def _sized(
-    reader: _Reader, rows: list[_Row], data_offset: int, alignment: int
-) -> Iterator[Tensor]:
+def _sized(reader: _Reader, rows: list[_Row], data_offset: int, alignment: int) -> Iterator[Tensor]:
     """Give each row its bytes, and check that they lie within the file, one behind the other."""
     end_of_file = max(reader.size - data_offset, 0)
     seen: set[str] = set()
@@ -359,9 +357,7 @@ def _sized(
         if row.offset % alignment:
             raise reader.invalid(f"tensor {row.name!r} does not begin at a multiple of {alignment}")
         if row.offset != expected:
-            raise reader.invalid(
-                f"tensor {row.name!r} does not begin where the one before it ends"
-            )
+            raise reader.invalid(f"tensor {row.name!r} does not begin where the one before it ends")
         n_bytes, type_name = _bytes_of(reader, row, following.offset if following else end_of_file)
         if row.offset + n_bytes > end_of_file:
             raise GGUFInvalid(
