@@ -1,8 +1,11 @@
 """The processors of the recorded machines, and what their processes may use."""
 
 import os
+from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
+from typing import TypeAlias
 
 import psutil  # type: ignore[import-untyped]
 import pytest
@@ -183,24 +186,34 @@ MAX_THREADS = {
 }
 
 
-def detect(name: str, folder: Path) -> Hardware:
-    return detect_hardware(unfold(name, folder))
+Detect: TypeAlias = Callable[[str], Hardware]
+
+
+@pytest.fixture(scope="module")
+def detect(tmp_path_factory: pytest.TempPathFactory) -> Detect:
+    """Detect a machine as it was recorded; each is unfolded once, for 400 files take their time."""
+
+    @cache
+    def detect_recorded(name: str) -> Hardware:
+        return detect_hardware(unfold(name, tmp_path_factory.mktemp(name)))
+
+    return detect_recorded
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_processors_are_what_the_machine_has(name: str, tmp_path: Path) -> None:
-    assert detect(name, tmp_path).cpu == CPUS[name]
+def test_the_processors_are_what_the_machine_has(name: str, detect: Detect) -> None:
+    assert detect(name).cpu == CPUS[name]
 
 
 @pytest.mark.parametrize(("name", "threads"), MAX_THREADS.items(), ids=MAX_THREADS)
 def test_threads_are_bounded_by_affinity_and_the_quota_rounded_down(
-    name: str, threads: int, tmp_path: Path
+    name: str, threads: int, detect: Detect
 ) -> None:
-    assert detect(name, tmp_path).cpu.max_threads == threads
+    assert detect(name).cpu.max_threads == threads
 
 
-def test_efficiency_cores_are_those_that_are_no_performance_cores(tmp_path: Path) -> None:
-    assert detect("hybrid-no-smt", tmp_path).cpu.efficiency_cores == 12
+def test_efficiency_cores_are_those_that_are_no_performance_cores(detect: Detect) -> None:
+    assert detect("hybrid-no-smt").cpu.efficiency_cores == 12
 
 
 @pytest.mark.parametrize(
@@ -273,8 +286,8 @@ def test_a_topology_with_a_gap_is_taken_from_elsewhere(tmp_path: Path) -> None:
     assert hardware.notes == (NO_TOPOLOGY,)
 
 
-def test_what_stands_in_for_sysfs_is_named(tmp_path: Path) -> None:
-    assert detect("sandbox", tmp_path).notes == (
+def test_what_stands_in_for_sysfs_is_named(detect: Detect) -> None:
+    assert detect("sandbox").notes == (
         "/proc/meminfo has no MemAvailable; free memory, buffers and cache stand in for it.",
         "/sys/devices/system/cpu/online could not be read; /proc/cpuinfo stands in for it.",
         "/sys/devices/system/cpu/cpu*/topology could not be read; /proc/cpuinfo stands in for it.",
@@ -282,12 +295,12 @@ def test_what_stands_in_for_sysfs_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(NAMES) - {"sandbox", "missing-files"}))
-def test_a_machine_that_can_be_read_has_no_notes(name: str, tmp_path: Path) -> None:
-    assert detect(name, tmp_path).notes == ()
+def test_a_machine_that_can_be_read_has_no_notes(name: str, detect: Detect) -> None:
+    assert detect(name).notes == ()
 
 
-def test_a_machine_of_which_nothing_can_be_read_is_one_core_and_says_so(tmp_path: Path) -> None:
-    assert detect("missing-files", tmp_path).notes == (
+def test_a_machine_of_which_nothing_can_be_read_is_one_core_and_says_so(detect: Detect) -> None:
+    assert detect("missing-files").notes == (
         "/proc/meminfo could not be read; no memory is assumed to be there.",
         "/proc/self/limits has no locked memory; none is assumed to be lockable.",
         "Neither /sys/devices/system/cpu/online nor /proc/cpuinfo could be read; CPUs assumed: 1.",

@@ -31,7 +31,7 @@ def garbled(draw: st.DrawFn, original: bytes) -> bytes:
     )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(data=st.data())
 def test_one_garbled_file_leaves_a_machine_that_can_be_used(
     machine: Path, data: st.DataObject

@@ -46,15 +46,36 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return nvml.build(tmp_path_factory.mktemp("nvml"))
 
 
-class Workstation:
-    """A recorded machine with NVIDIA's driver, and what its NVML is to say."""
+def record(folder: Path, *drivers: str) -> Path:
+    """Unfold a machine in which these files tell of a driver."""
+    unfold("one-socket-smt", folder)
+    for driver in drivers:
+        write(folder, driver, "NVRM version: 570.124.06")
+    return folder
 
-    def __init__(self, folder: Path, library: Path) -> None:
-        self.machine = folder / "machine"
-        self.state = folder / "state"
+
+@pytest.fixture(scope="session")
+def linux(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.mktemp("linux"), "proc/driver/nvidia/version")
+
+
+@pytest.fixture(scope="session")
+def wsl(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.mktemp("wsl"), "dev/dxg")
+
+
+@pytest.fixture(scope="session")
+def other(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return record(tmp_path_factory.mktemp("other"))
+
+
+class Workstation:
+    """A recorded machine, a library, and what it is to report."""
+
+    def __init__(self, machine: Path, library: Path, state: Path) -> None:
+        self.machine = machine
         self.library = library
-        unfold("one-socket-smt", self.machine)
-        write(self.machine, "proc/driver/nvidia/version", "NVRM version: 570.124.06")
+        self.state = state
 
     def detect(self, *lines: str, **environ: str) -> dict[str, Any]:
         self.state.write_text("\n".join(("driver 570.124.06", *lines)))
@@ -66,8 +87,15 @@ class Workstation:
 
 
 @pytest.fixture
-def workstation(tmp_path: Path, library: Path) -> Workstation:
-    return Workstation(tmp_path, library)
+def workstation(linux: Path, library: Path, tmp_path: Path) -> Workstation:
+    return Workstation(linux, library, tmp_path / "state")
+
+
+@pytest.fixture
+def broken_library(tmp_path: Path) -> Path:
+    library = tmp_path / "libnvidia-ml.so.1"
+    library.touch()
+    return library
 
 
 def cuda(
@@ -167,34 +195,33 @@ def test_a_driver_that_fails_after_its_start_is_no_gpu_and_a_note(
     assert workstation.log() == ["started", "shut down"]
 
 
-def test_a_library_that_does_not_load_is_no_gpu_and_a_note(tmp_path: Path) -> None:
+def test_a_library_that_does_not_load_is_no_gpu_and_a_note(
+    linux: Path, broken_library: Path, tmp_path: Path
+) -> None:
     """A container has the host's driver in /proc, and its library only by NVIDIA's runtime."""
-    library = tmp_path / "libnvidia-ml.so.1"
-    library.touch()
-    hardware = Workstation(tmp_path, library).detect(ADA)
+    hardware = Workstation(linux, broken_library, tmp_path / "state").detect(ADA)
     assert hardware["gpus"] == []
     assert hardware["notes"] == [NO_LIBRARY]
 
 
-def test_wsl_without_the_library_has_another_vendors_gpu(tmp_path: Path) -> None:
-    library = tmp_path / "libnvidia-ml.so.1"
-    library.touch()
-    workstation = Workstation(tmp_path, library)
-    (workstation.machine / "proc/driver/nvidia/version").unlink()
-    write(workstation.machine, "dev/dxg", "")
-    assert workstation.detect(ADA)["notes"] == []
+def test_wsl_without_the_library_has_another_vendors_gpu(
+    wsl: Path, broken_library: Path, tmp_path: Path
+) -> None:
+    hardware = Workstation(wsl, broken_library, tmp_path / "state").detect(ADA)
+    assert hardware["gpus"] == []
+    assert hardware["notes"] == []
 
 
-def test_without_a_visible_driver_nvml_is_not_tried(workstation: Workstation) -> None:
-    (workstation.machine / "proc/driver/nvidia/version").unlink()
+def test_wsl_has_the_driver_of_windows(wsl: Path, library: Path, tmp_path: Path) -> None:
+    assert Workstation(wsl, library, tmp_path / "state").detect(ADA)["gpus"] == [RTX_4090]
+
+
+def test_without_a_visible_driver_nvml_is_not_tried(
+    other: Path, library: Path, tmp_path: Path
+) -> None:
+    workstation = Workstation(other, library, tmp_path / "state")
     assert workstation.detect(ADA)["gpus"] == []
     assert workstation.log() == []
-
-
-def test_wsl_has_the_driver_of_windows(workstation: Workstation) -> None:
-    (workstation.machine / "proc/driver/nvidia/version").unlink()
-    write(workstation.machine, "dev/dxg", "")
-    assert workstation.detect(ADA)["gpus"] == [RTX_4090]
 
 
 @pytest.mark.parametrize(

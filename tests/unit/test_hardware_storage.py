@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from fakes.machine import unfold, write
 
-from autotune.hardware import Storage, storage_of
+from autotune.hardware import Root, Storage, storage_of
 
 NVME = Storage(filesystem="ext4", device="/dev/nvme0n1p2", rotational=False, network=False)
 
@@ -38,9 +38,14 @@ STORAGES = {
 }
 
 
+@pytest.fixture(scope="module")
+def desktop(tmp_path_factory: pytest.TempPathFactory) -> Root:
+    return unfold("one-socket-smt", tmp_path_factory.mktemp("desktop"))
+
+
 @pytest.mark.parametrize("path", STORAGES)
-def test_a_path_lies_on_the_longest_mount_above_it(path: str, tmp_path: Path) -> None:
-    assert storage_of(path, unfold("one-socket-smt", tmp_path)) == STORAGES[path]
+def test_a_path_lies_on_the_longest_mount_above_it(path: str, desktop: Root) -> None:
+    assert storage_of(path, desktop) == STORAGES[path]
 
 
 @pytest.mark.parametrize(
@@ -70,8 +75,8 @@ def test_wsl_has_a_virtual_disk_and_the_drives_of_windows(
     ],
     ids=["spinning", "network", "NVMe", "not known"],
 )
-def test_storage_is_slow_that_spins_or_is_far(path: str, slow: bool, tmp_path: Path) -> None:  # noqa: FBT001 - a column of the table.
-    assert storage_of(path, unfold("one-socket-smt", tmp_path)).slow == slow
+def test_storage_is_slow_that_spins_or_is_far(path: str, slow: bool, desktop: Root) -> None:  # noqa: FBT001 - a column of the table.
+    assert storage_of(path, desktop).slow == slow
 
 
 def test_of_two_mounts_at_one_point_the_later_counts(tmp_path: Path) -> None:
