@@ -1,0 +1,60 @@
+"""The JSON Schema of what `lcm` prints, generated from the types in `autotune.cli.answer`.
+
+    python -m autotune.cli.schema > docs/schema.json
+"""
+
+import types
+from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
+
+from autotune.cli import answer, console
+
+Schema = dict[str, Any]
+
+_SCALARS = {bool: "boolean", int: "integer", float: "number", str: "string", type(None): "null"}
+
+
+def json_schema() -> Schema:
+    """The schema that every answer is valid under."""
+    definitions: dict[str, Schema] = {}
+    roots = [_schema(section, definitions) for section in (answer.RunAnswer, answer.InspectAnswer)]
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "What lcm prints on stdout",
+        "anyOf": roots,
+        "$defs": dict(sorted(definitions.items())),
+    }
+
+
+def _schema(hint: Any, definitions: dict[str, Schema]) -> Schema:  # noqa: ANN401 - any type hint
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return {**_schema(arguments[0], definitions), "description": arguments[1]}
+    if origin is NotRequired:
+        return _schema(arguments[0], definitions)
+    if origin is list:
+        return {"type": "array", "items": _schema(arguments[0], definitions)}
+    if origin is Literal:
+        return {"enum": list(arguments)}
+    if origin in (Union, types.UnionType):
+        return {"anyOf": [_schema(argument, definitions) for argument in arguments]}
+    if hint in _SCALARS:
+        return {"type": _SCALARS[hint]}
+    if hint.__name__ not in definitions:
+        definitions[hint.__name__] = {}  # Taken, before its own keys are looked at.
+        definitions[hint.__name__] = _object(hint, definitions)
+    return {"$ref": f"#/$defs/{hint.__name__}"}
+
+
+def _object(section: Any, definitions: dict[str, Schema]) -> Schema:  # noqa: ANN401 - a TypedDict
+    hints = get_type_hints(section, include_extras=True)
+    schema: Schema = {
+        "type": "object",
+        "properties": {key: _schema(hint, definitions) for key, hint in hints.items()},
+        "required": [key for key in hints if key in section.__required_keys__],
+    }
+    documentation = (section.__doc__ or "").strip()
+    return {"description": documentation, **schema} if documentation else schema
+
+
+if __name__ == "__main__":
+    console.answer(json_schema())
