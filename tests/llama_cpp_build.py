@@ -186,7 +186,7 @@ def _clear_remains(target: Path) -> None:
 def _build_in(work: Path, target: Path, fetch: Callable[[Path, Path], Path]) -> None:
     log = _beside(target, "log")
     log.write_bytes(b"")
-    _say(f"building llama.cpp: four minutes on two cores, once. Log: {log}")
+    _say(f"building llama.cpp: four minutes on two idle cores, once. Log: {log}")
     started = time.monotonic()
     source = fetch(work, log)
     tree = work / "tree"
@@ -254,7 +254,8 @@ def _missing_tools(folder: Path) -> list[str]:
 def _run(command: Sequence[str], log: Path) -> None:
     """Run a step of the build with its output in the log, and show the end of it on failure."""
     environ = os.environ | {
-        # The commit of whatever repository the cache lies in would be taken for llama.cpp's.
+        # The sdist brings llama.cpp's commit along, which the tools print. Where git refuses to read
+        # it, that of a repository around the cache folder must not pass for it.
         "GIT_CEILING_DIRECTORIES": str(log.parent),
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]),
     }
