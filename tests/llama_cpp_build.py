@@ -254,8 +254,8 @@ def _missing_tools(folder: Path) -> list[str]:
 def _run(command: Sequence[str], log: Path) -> None:
     """Run a step of the build with its output in the log, and show the end of it on failure."""
     environ = os.environ | {
-        # The sdist brings llama.cpp's commit along, which the tools print. Where git refuses to read
-        # it, that of a repository around the cache folder must not pass for it.
+        # The sdist brings llama.cpp's commit along, which the tools print. Where git refuses to
+        # read it, that of a repository around the cache folder must not pass for it.
         "GIT_CEILING_DIRECTORIES": str(log.parent),
         "PATH": os.pathsep.join([sysconfig.get_path("scripts"), os.environ.get("PATH", "")]),
     }
