@@ -28,6 +28,7 @@ from autotune.params import (
 )
 
 CONTEXT_PADDING = 256  # llama_context pads the context, llama_kv_cache_iswa the window, to this.
+MOST_SLOTS = 256  # LLAMA_MAX_SEQ, src/llama-cparams.h
 SERVER_SLOTS = 4  # llama-server with `--parallel` unset: 4 slots that share one cache.
 
 # What `--cache-type-k` and `-v` accept: kv_cache_types in common/arg.cpp.
@@ -119,7 +120,7 @@ def _add_weights(ledger: _Ledger, model: Model, devices: Devices, *, n_cpu_moe: 
     weights[output] += model.output_bytes
     if output is not None or model.tied_twice:  # Otherwise the embedding itself is the output.
         weights[output] += model.tied_bytes
-    for device in set(devices[: len(model.layers)]):
+    for device in {devices[il] for il in model.rope_layers}:
         weights[device] += model.rope_bytes
     for il, (layer, device) in enumerate(zip(model.layers, devices, strict=False)):
         weights[device] += layer.dense_bytes
@@ -143,9 +144,10 @@ def resolve_batch(model: Model, params: Params, program: Program) -> Batch:
     n_seqs = params.n_parallel or (SERVER_SLOTS if unset_server else 1)
     unified = unset_server if params.kv_unified is None else params.kv_unified
     asked = params.n_ctx or model.shape.n_ctx_train
-    if min(asked, n_seqs) < 1:
+    if min(asked, n_seqs) < 1 or n_seqs > MOST_SLOTS:
         raise ConfigError(
-            f"a context of {asked} tokens for {n_seqs} slots cannot be", hint="ask for at least 256"
+            f"a context of {asked} tokens for {n_seqs} slots cannot be",
+            hint=f"ask for at least 256 tokens, and for 1 to {MOST_SLOTS} slots",
         )
     n_batch = min(asked, params.n_batch or DEFAULT_N_BATCH)
     n_ubatch = min(n_batch, params.n_ubatch or DEFAULT_N_UBATCH)
@@ -201,15 +203,22 @@ def place_layers(model: Model, params: Params, gpus: Sequence[float]) -> Devices
     """
     n_all = model.n_offloadable
     asked = n_all if params.n_gpu_layers is None else params.n_gpu_layers
+    asked = n_all if asked < 0 else asked  # llama_model::n_gpu_layers
     n_offloaded = min(asked, n_all) if gpus else 0
     first = n_all - n_offloaded
-    shares = params.tensor_split or gpus
-    if len(shares) != len(gpus):
+    split = params.tensor_split or ()
+    shares = split if any(split) else gpus  # Nothing but zeros asks for the default.
+    if split and len(split) != len(gpus):
         raise ConfigError(
-            f"a tensor split of {len(shares)} parts does not fit {len(gpus)} devices",
+            f"a tensor split of {len(split)} parts does not fit {len(gpus)} devices",
             hint="give one part for each device",
         )
-    ends = list(accumulate(shares, lambda a, b: _f32(a + b)))
+    if not all(0 <= share < _LARGEST_SHARE for share in shares):
+        raise ConfigError(
+            f"a tensor split of {', '.join(map(str, shares))} cannot be",
+            hint="give each device its part as a number from 0 on",
+        )
+    ends = list(accumulate(map(_f32, shares), lambda a, b: _f32(a + b)))
     normalised = [_f32(end / ends[-1]) for end in ends] if gpus and ends[-1] > 0 else []
 
     def device(il: int) -> int | None:
@@ -219,6 +228,9 @@ def place_layers(model: Model, params: Params, gpus: Sequence[float]) -> Devices
         return next((i for i, end in enumerate(normalised) if position < end), len(gpus) - 1)
 
     return tuple(device(il) for il in range(n_all))
+
+
+_LARGEST_SHARE = 1e30  # Sums of these are still C floats.
 
 
 def _f32(value: float) -> float:

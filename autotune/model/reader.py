@@ -2,6 +2,7 @@
 
 import errno
 import os
+import stat
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from autotune.model.architecture import (
     read_caches,
     read_shape,
 )
-from autotune.model.gguf import Array, Header, Tensor, Value, read_header
+from autotune.model.gguf import Array, Header, Tensor, Value, printable, read_header
 
 # `enum llama_ftype` in include/llama.h, by the names that llama-quantize takes.
 FILE_TYPES: Mapping[int, str] = dict(
@@ -34,7 +35,9 @@ FIRST_LAYER_TENSORS = frozenset({"token_embd_norm", "per_layer_model_proj", "per
 # Architectures whose loader creates the output matrix before the embedding it is tied to, so that
 # even the CPU holds both (src/models/<architecture>.cpp).
 TIED_TWICE = frozenset({"gemma3n", "gemma4"})
-# Every buffer that holds a layer gets its own copy of these.
+# ... but in these it is the norm of the output (src/models/lfm2.cpp).
+NORM_OF_OUTPUT = frozenset({"lfm2", "lfm2moe"})
+# Every buffer that holds a layer which rotates by them gets its own copy of these.
 ROPE_TENSORS = frozenset({"rope_freqs", "rope_factors_long", "rope_factors_short"})
 # What `--n-cpu-moe` keeps on the CPU: LLM_FFN_EXPS_REGEX in common/common.h.
 EXPERT_TENSORS = frozenset(
@@ -70,7 +73,8 @@ class Model:
     output_bytes: int  # The output matrix and norm: the layer after the last.
     tied_bytes: int  # An embedding that is the output matrix too, and is copied to its GPU ...
     tied_twice: bool  # ... and on the CPU as well.
-    rope_bytes: int  # Copied into each place that holds a layer.
+    rope_bytes: int  # Copied into each place that holds one of ...
+    rope_layers: tuple[int, ...]  # ... these blocks.
     caches_exact: bool
     weights_exact: bool
     notes: tuple[str, ...]
@@ -108,9 +112,30 @@ def analyze_model(path: str | os.PathLike[str]) -> Model:
 
 def _read(path: Path) -> Header:
     try:
+        # Asked before it is opened: to open a FIFO waits for somebody to write into it.
+        mode = _status(path).st_mode
+        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+            raise ModelUnreadable(
+                f"{_shown(path)} is not a regular file",
+                hint="give the path of a GGUF file on a disk",
+            )
         with path.open("rb", buffering=0) as stream:
             return read_header(stream, os.fstat(stream.fileno()).st_size, _shown(path))
     except OSError as error:
+        raise _named(error, path) from error
+
+
+def _status(path: Path) -> os.stat_result:
+    try:
+        return path.stat()
+    except ValueError:  # A zero byte or half a surrogate pair: no file can have such a name.
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError as error:  # It went away since it was read.
         raise _named(error, path) from error
 
 
@@ -136,8 +161,7 @@ def _named(error: OSError, path: Path) -> ModelNotFound | ModelUnreadable:
 
 def _shown(path: Path) -> str:
     """The path as text that is safe to print: no control characters, no undecodable bytes."""
-    text = os.fsencode(path).decode(errors="backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+    return printable(str(path))
 
 
 def _shards(given: Path, header: Header) -> tuple[Path, ...]:
@@ -150,10 +174,10 @@ def _shards(given: Path, header: Header) -> tuple[Path, ...]:
             f"{_shown(given)} announces {count:,} shards",
             hint="download or convert the model again",
         )
-    stem = given.stem
     suffix = f"-of-{count:05d}"  # LLAMA_SPLIT format: %s-%05d-of-%05d.gguf
-    prefix = stem.removesuffix(suffix)[:-5]
-    if not stem.endswith(suffix) or not prefix.endswith("-"):
+    prefix, number = given.stem.removesuffix(suffix)[:-5], given.stem.removesuffix(suffix)[-5:]
+    numbered = number.isascii() and number.isdecimal() and 1 <= int(number) <= count
+    if not (given.name.endswith(f"{suffix}.gguf") and prefix.endswith("-") and numbered):
         raise GGUFInvalid(
             f"{_shown(given)} is one of {count} shards, but its name does not end in "
             f"-NNNNN{suffix}.gguf, so the others cannot be found",
@@ -185,12 +209,12 @@ def _model(files: tuple[Path, ...], headers: list[Header]) -> Model:
             hint="give the GGUF that holds the weights",
         )
     caches = read_caches(facts, shape)
-    weights = _place_weights(tensors, shape)
+    weights = _place_weights(tensors, shape, facts.architecture)
     unknown = sorted({t for header in headers for t in header.unknown_types})
     return Model(
         path=files[0],
         files=files,
-        file_bytes=sum(file.stat().st_size for file in files),
+        file_bytes=sum(map(_size, files)),
         name=facts.text("general.name") or files[0].stem,
         architecture=facts.architecture,
         quantization=_quantization(metadata, tensors),
@@ -204,6 +228,7 @@ def _model(files: tuple[Path, ...], headers: list[Header]) -> Model:
         tied_bytes=weights.tied_bytes,
         tied_twice=facts.architecture in TIED_TWICE,
         rope_bytes=weights.rope_bytes,
+        rope_layers=_rope_layers(facts.architecture, caches, shape),
         caches_exact=caches.exact,
         weights_exact=not unknown,
         notes=_notes(caches, unknown),
@@ -227,7 +252,7 @@ class _Weights(NamedTuple):
     rope_bytes: int
 
 
-def _place_weights(tensors: Iterable[Tensor], shape: Shape) -> _Weights:
+def _place_weights(tensors: Iterable[Tensor], shape: Shape, architecture: str) -> _Weights:
     """Sort the tensors by the place that llama.cpp gives them."""
     dense: dict[int, list[int]] = {}
     experts: dict[int, list[int]] = {}
@@ -240,7 +265,7 @@ def _place_weights(tensors: Iterable[Tensor], shape: Shape) -> _Weights:
             number, _, rest = rest.partition(".")
             table = experts if rest.partition(".")[0] in EXPERT_TENSORS else dense
             table.setdefault(_block(number, shape), []).append(n_bytes)
-        elif part in FIRST_LAYER_TENSORS:
+        elif part in FIRST_LAYER_TENSORS and architecture not in NORM_OF_OUTPUT:
             dense.setdefault(0, []).append(n_bytes)
         else:
             elsewhere[_PLACES.get(part, "output")] += n_bytes
@@ -252,6 +277,14 @@ def _place_weights(tensors: Iterable[Tensor], shape: Shape) -> _Weights:
 
 
 _PLACES = dict.fromkeys(INPUT_TENSORS, "input") | dict.fromkeys(ROPE_TENSORS, "rope")
+
+
+def _rope_layers(architecture: str, caches: Caches, shape: Shape) -> tuple[int, ...]:
+    """The blocks that read the rope tensors: in gemma4 only those with full attention."""
+    blocks = range(shape.n_trunk)
+    if architecture == "gemma4":
+        return tuple(il for il in blocks if not caches.layers[il].window)
+    return tuple(blocks)
 
 
 def _block(number: str, shape: Shape) -> int:
