@@ -94,23 +94,27 @@ HYBRIDS = HYBRID_BY_HEADS | HYBRID_BY_INTERVAL | HYBRID_BY_FEED_FORWARD | HYBRID
 
 # Encoders and diffusion models: `create_memory` gives them nothing.
 CACHELESS = frozenset(
-    """bert modern-bert nomic-bert nomic-bert-moe neo-bert jina-bert-v2 jina-bert-v3 eurobert
-    wavtokenizer-dec gemma-embedding dream llada llada-moe rnd1 t5encoder""".split()
+    """
+    bert dream eurobert gemma-embedding jina-bert-v2 jina-bert-v3 llada llada-moe modern-bert neo-bert
+    nomic-bert nomic-bert-moe rnd1 t5encoder wavtokenizer-dec
+    """.split()
 )
 
 # Full attention in every layer, by the generic keys alone. That includes architectures whose
 # metadata carries a window that llama.cpp does not apply (phi3, mistral's llama, qwen2).
 PLAIN = frozenset(
-    """apertus arcee arctic baichuan bailingmoe bailingmoe2 bitnet bloom chameleon chatglm codeshell
+    """
+    apertus arcee arctic baichuan bailingmoe bailingmoe2 bitnet bloom chameleon chatglm codeshell
     cogvlm command-r dbrx deci deepseek deepseek2 deepseek2-ocr dots1 ernie4_5 ernie4_5-moe exaone
     falcon gemma glm4 glm4moe gpt2 gptj gptneox granite granitemoe grok grovemoe hunyuan-dense
     hunyuan-moe hunyuan_vl hy_v3 internlm2 jais jais2 llama llama-embed maincoder minicpm minicpm3
     minimax-m2 mistral3 mistral4 mpt nemotron olmo olmoe openelm orion paddleocr pangu-embedded phi2
     phi3 phimoe plamo plm qwen qwen2 qwen2moe qwen2vl qwen3 qwen3moe qwen3vl qwen3vlmoe refact
-    seed_oss smollm3 stablelm starcoder starcoder2 talkie xverse""".split()
+    seed_oss smollm3 stablelm starcoder starcoder2 talkie xverse
+    """.split()
 )
 
-
+# One matrix holds the feed-forward's gate and up halves, and its product is twice as wide.
 FUSED_GATE = frozenset({"chatglm", "glm4", "phi3"})
 
 
@@ -163,10 +167,10 @@ class Facts:
             return default if value is None else (self.integer(key),) * n_layers
         if value.values is None or len(value.values) < n_layers:
             raise self.invalid(name, f"has {value.count} values for {n_layers} layers")
-        numbers = [int(number) for number in value.values[:n_layers]]
-        if min(numbers) < 0:
-            raise self.invalid(name, "has a negative value")
-        return tuple(numbers)
+        numbers = [number for number in value.values[:n_layers] if isinstance(number, int)]
+        if len(numbers) < n_layers or min(numbers) < 0:
+            raise self.invalid(name, "has a value that is not a non-negative integer")
+        return tuple(map(int, numbers))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,6 +185,7 @@ class Shape:
     kv_heads: tuple[int, ...]
     key_length: int
     value_length: int
+    key_length_mla: int  # Of the queries before they are compressed; 0 without MLA.
     feed_forward: tuple[int, ...]
     n_expert: int
     n_expert_used: int
@@ -200,19 +205,25 @@ def read_shape(facts: Facts) -> Shape:
     n_layers = facts.integer("block_count")
     if not 1 <= n_layers <= MAX_LAYERS:
         raise facts.invalid(f"{facts.architecture}.block_count", f"is {n_layers}")
+    n_nextn = facts.integer("nextn_predict_layers", 0)
+    if n_nextn >= n_layers:
+        raise facts.invalid(
+            f"{facts.architecture}.nextn_predict_layers", f"is {n_nextn} of {n_layers} layers"
+        )
     n_embd = facts.integer("embedding_length")
     none = (0,) * n_layers
     heads = facts.per_layer("attention.head_count", n_layers, none)
     head_length = n_embd // heads[0] if heads[0] else 0
     return Shape(
         n_layers=n_layers,
-        n_nextn=min(facts.integer("nextn_predict_layers", 0), n_layers),
+        n_nextn=n_nextn,
         n_ctx_train=facts.integer("context_length"),
         n_embd=n_embd,
         heads=heads,
         kv_heads=facts.per_layer("attention.head_count_kv", n_layers, heads),
         key_length=facts.integer("attention.key_length", head_length) if heads[0] else 0,
         value_length=facts.integer("attention.value_length", head_length) if heads[0] else 0,
+        key_length_mla=facts.integer("attention.key_length_mla", 0),
         feed_forward=facts.per_layer("feed_forward_length", n_layers, none),
         n_expert=facts.integer("expert_count", 0),
         n_expert_used=facts.integer("expert_used_count", 0),
@@ -236,7 +247,11 @@ def read_caches(facts: Facts, shape: Shape) -> Caches:
     state = _state_elements(facts, shape) if any(recurs) else 0
     layers = tuple(
         LayerCache(
-            *(_attention_elements(facts, shape, il, windows[il], keeps_v=keeps_v) if attends[il] else (0, 0)),
+            *(
+                _attention_elements(facts, shape, il, windows[il], keeps_v=keeps_v)
+                if attends[il]
+                else (0, 0)
+            ),
             window=windows[il] if attends[il] else 0,
             state_elements=state if recurs[il] else 0,
         )
@@ -314,7 +329,9 @@ def _attends(facts: Facts, shape: Shape) -> tuple[bool, ...]:
     if name == "gemma3n":  # The later layers reuse the cache of an earlier one.
         with_cache = min(with_cache, 20)  # n_layer_kv_from_start, src/models/gemma3n.cpp
     if name == "gemma4":
-        with_cache = min(with_cache, shape.n_layers - facts.integer("attention.shared_kv_layers", 0))
+        with_cache = min(
+            with_cache, shape.n_layers - facts.integer("attention.shared_kv_layers", 0)
+        )
     recurs = _recurs(facts, shape)
 
     def attends(il: int) -> bool:

@@ -117,6 +117,13 @@ class Header:
     unknown_types: tuple[int, ...]  # Tensor types that are not in TENSOR_TYPES.
 
 
+def printable(text: str) -> str:
+    """Escape what could move a terminal's cursor or end a line; names and paths reach messages."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
 def read_header(stream: BinaryIO, size: int, where: str) -> Header:
     """Read the header at the start of `stream`, a file of `size` bytes; `where` names it in errors.
 
@@ -213,7 +220,7 @@ class _Reader:
         length = self.count("bytes of text", smallest=1)
         kept = self.take(min(length, _KEPT_STRING_BYTES))
         self.skip(length - len(kept))
-        return kept.decode(errors="replace")
+        return printable(kept.decode(errors="replace"))
 
     def numbers(self, code: str, count: int) -> tuple[int | float | bool, ...]:
         layout = struct.Struct(f"{self._prefix}{count}{code}")

@@ -22,9 +22,11 @@ from autotune.model.gguf import Array, Header, Tensor, Value, printable, read_he
 # `enum llama_ftype` in include/llama.h, by the names that llama-quantize takes.
 FILE_TYPES: Mapping[int, str] = dict(
     enumerate(
-        "F32 F16 Q4_0 Q4_1 . . . Q8_0 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M "
-        "Q6_K IQ2_XXS IQ2_XS Q2_K_S IQ3_XS IQ3_XXS IQ1_S IQ4_NL IQ3_S IQ3_M IQ2_S IQ2_M IQ4_XS IQ1_M "
-        "BF16 . . . TQ1_0 TQ2_0 MXFP4_MOE NVFP4 Q1_0 Q2_0".split()
+        """
+        F32 F16 Q4_0 Q4_1 . . . Q8_0 Q5_0 Q5_1 Q2_K Q3_K_S Q3_K_M Q3_K_L Q4_K_S Q4_K_M Q5_K_S Q5_K_M
+        Q6_K IQ2_XXS IQ2_XS Q2_K_S IQ3_XS IQ3_XXS IQ1_S IQ4_NL IQ3_S IQ3_M IQ2_S IQ2_M IQ4_XS IQ1_M
+        BF16 . . . TQ1_0 TQ2_0 MXFP4_MOE NVFP4 Q1_0 Q2_0
+        """.split()
     )
 )
 
@@ -41,7 +43,9 @@ NORM_OF_OUTPUT = frozenset({"lfm2", "lfm2moe"})
 ROPE_TENSORS = frozenset({"rope_freqs", "rope_factors_long", "rope_factors_short"})
 # What `--n-cpu-moe` keeps on the CPU: LLM_FFN_EXPS_REGEX in common/common.h.
 EXPERT_TENSORS = frozenset(
-    f"ffn_{part}_{kind}" for part in ("up", "down", "gate", "gate_up") for kind in ("exps", "chexps")
+    f"ffn_{part}_{kind}"
+    for part in ("up", "down", "gate", "gate_up")
+    for kind in ("exps", "chexps")
 )
 
 
@@ -239,7 +243,9 @@ def _notes(caches: Caches, unknown_types: list[int]) -> tuple[str, ...]:
     notes = [caches.note] if caches.note else []
     if unknown_types:
         listed = ", ".join(map(str, unknown_types))
-        notes.append(f"tensor types {listed} are newer than this tool; their size is taken from offsets")
+        notes.append(
+            f"tensor types {listed} are newer than this tool; their size is taken from offsets"
+        )
     return tuple(notes)
 
 
@@ -273,7 +279,9 @@ def _place_weights(tensors: Iterable[Tensor], shape: Shape, architecture: str) -
             embedding = n_bytes
         has_output = has_output or tensor.name == "output.weight"
     tied = 0 if has_output else embedding
-    return _Weights(dense, experts, elsewhere["input"], elsewhere["output"], tied, elsewhere["rope"])
+    return _Weights(
+        dense, experts, elsewhere["input"], elsewhere["output"], tied, elsewhere["rope"]
+    )
 
 
 _PLACES = dict.fromkeys(INPUT_TENSORS, "input") | dict.fromkeys(ROPE_TENSORS, "rope")
