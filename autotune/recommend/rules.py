@@ -51,10 +51,13 @@ class Advice:
 def threads(cpu: Cpu) -> Choice:
     """Physical cores less one, within what the process may use; performance cores where they differ."""
     rule = max(cpu.physical_cores - 1, 1)
-    value, reason = rule, f"Detected {_count(cpu.physical_cores, 'physical core')}; reserving 1 for system."
+    value, reason = (
+        rule,
+        f"Detected {_count(cpu.physical_cores, 'physical core')}; reserving 1 for system.",
+    )
     if cpu.physical_cores == 1:
         reason = "Detected 1 physical core; using it."
-    if cpu.efficiency_cores:
+    if cpu.efficiency_cores and cpu.usable_performance_cores:
         value = min(rule, cpu.usable_performance_cores)
         reason = (
             f"Detected {cpu.performance_cores} performance and {cpu.efficiency_cores} efficiency "
@@ -71,10 +74,11 @@ def threads_batch(cpu: Cpu) -> Choice:
     """All usable cores of the fast kind: prompt processing is bound by arithmetic, not by memory."""
     most, _ = _most_threads(cpu)
     value = min(cpu.usable_performance_cores or most, most)
+    kind = "" if value == most else " performance cores"
     return Choice(
         key="--threads-batch",
         value=value,
-        reason=f"Prompt processing scales with cores: all {value} that this process may use.",
+        reason=f"Prompt processing scales with cores: all {value}{kind} that this process may use.",
         evidence=_cpu_evidence(cpu),
     )
 
@@ -83,7 +87,10 @@ def _most_threads(cpu: Cpu) -> tuple[int, str]:
     """The threads that can run at once, and what limits them."""
     cores = min(cpu.usable_cores, cpu.max_threads)
     if cpu.quota is not None and cpu.max_threads < cpu.usable_cores:
-        return cores, f"A container's quota grants {cpu.quota:g} CPUs of the {cpu.logical_cores} visible"
+        return (
+            cores,
+            f"A container's quota grants {cpu.quota:g} CPUs of the {cpu.logical_cores} visible",
+        )
     allowed = f"This process may use {_count(cpu.usable_cores, 'core')} of {cpu.physical_cores}"
     return cores, allowed
 
@@ -118,11 +125,15 @@ def n_gpu_layers(hardware: Hardware, model: Model, placement: Placement) -> Choi
     elif value == ALL_LAYERS:
         reason = f"{shown}; all layers fit when some experts stay on the CPU."
     elif value:
-        reason = f"{shown}; {value} of {model.n_offloadable} layers fit with cache and compute buffers."
+        reason = (
+            f"{shown}; {value} of {model.n_offloadable} layers fit with cache and compute buffers."
+        )
     else:
         reason = f"{shown}; not one layer fits with cache and compute buffers."
     if by_rule and not placement.complete:
-        reason += f" More than {VRAM_FACTOR} x the model would say all of them, without counting these."
+        reason += (
+            f" More than {VRAM_FACTOR} x the model would say all of them, without counting these."
+        )
     return Choice(
         key="--n-gpu-layers",
         value=value,
@@ -147,7 +158,9 @@ def n_cpu_moe(model: Model, placement: Placement) -> Choice | None:
             f"The experts of {kept} of {len(model.layers)} layers stay on the CPU: attention runs for "
             f"every token, but only {model.shape.n_expert_used} of {model.shape.n_expert} experts do."
         ),
-        evidence=(f"one layer's experts are up to {gib(max(x.expert_bytes for x in model.layers))}",),
+        evidence=(
+            f"one layer's experts are up to {gib(max(x.expert_bytes for x in model.layers))}",
+        ),
     )
 
 
@@ -221,9 +234,7 @@ def mlock(hardware: Hardware, model: Model, host_bytes: int) -> tuple[Choice, Ad
     plenty = ram > MLOCK_FACTOR * model.file_bytes
     value = plenty and host_bytes <= hardware.memory.available_bytes
     comparison = "more" if plenty else "not more"
-    reason = (
-        f"{gib(ram)} of RAM is {comparison} than {MLOCK_FACTOR} x the model's {gib(model.file_bytes)}."
-    )
+    reason = f"{gib(ram)} of RAM is {comparison} than {MLOCK_FACTOR} x the model's {gib(model.file_bytes)}."
     if plenty and not value:
         reason += f" But only {gib(hardware.memory.available_bytes)} is available now."
     shown = "unlimited" if limit is None else gib(limit)
@@ -248,21 +259,31 @@ def no_mmap(storage: Storage | None) -> Choice:
     """Read the whole file at once from storage where page faults are expensive."""
     slow = storage is not None and storage.slow
     if storage is None:
-        reason, evidence = "The model's storage is unknown; memory mapping is the default.", ()
+        reason = "The model's storage is unknown; memory mapping is the default."
+        evidence: tuple[str, ...] = ("nothing was said of where the file lies",)
     else:
-        kind = "network" if storage.network else "rotational" if storage.rotational else "fast"
-        evidence = (f"{storage.device or 'the device'} with {storage.filesystem or 'no known type'}",)
+        kind = "network" if storage.network else "rotational"
+        evidence = (
+            f"{storage.device or 'the device'} with {storage.filesystem or 'no known type'}",
+        )
         reason = (
             f"The model lies on {kind} storage: reading it in one go beats page faults."
             if slow
             else "The model lies on storage that pages quickly; memory mapping starts sooner."
+            if storage.rotational is False
+            else "Whether the storage is slow cannot be told; memory mapping is the default."
         )
     return Choice(key="--no-mmap", value=slow, reason=reason, evidence=evidence)
 
 
 def numa(cpu: Cpu) -> Choice | None:
-    """Spread over the nodes, where there are several."""
-    if cpu.numa_nodes < 2:  # noqa: PLR2004 - one node is no choice
+    """Spread over the nodes, where there are several and all of them may be used.
+
+    llama.cpp pins its threads to the CPUs of every node, whatever affinity and cpuset say
+    (`set_numa_thread_affinity`, ggml/src/ggml-cpu); with a part of the machine that is wrong.
+    """
+    whole = cpu.usable_cores == cpu.physical_cores <= cpu.max_threads
+    if cpu.numa_nodes < 2 or not whole:  # noqa: PLR2004 - one node is no choice
         return None
     return Choice(
         key="--numa",
