@@ -37,7 +37,7 @@ class Caches:
 
 
 class SlidingWindow(NamedTuple):
-    """How an architecture mixes windowed and full attention; `period` 0 asks the metadata's array."""
+    """How an architecture mixes windowed and full attention; `period` 0: by the metadata's array."""
 
     period: int
     full_first: bool = False  # The full layer leads its period; otherwise it closes it.
@@ -95,8 +95,8 @@ HYBRIDS = HYBRID_BY_HEADS | HYBRID_BY_INTERVAL | HYBRID_BY_FEED_FORWARD | HYBRID
 # Encoders and diffusion models: `create_memory` gives them nothing.
 CACHELESS = frozenset(
     """
-    bert dream eurobert gemma-embedding jina-bert-v2 jina-bert-v3 llada llada-moe modern-bert neo-bert
-    nomic-bert nomic-bert-moe rnd1 t5encoder wavtokenizer-dec
+    bert dream eurobert gemma-embedding jina-bert-v2 jina-bert-v3 llada llada-moe modern-bert
+    neo-bert nomic-bert nomic-bert-moe rnd1 t5encoder wavtokenizer-dec
     """.split()
 )
 
@@ -151,7 +151,9 @@ class Facts:
         """A non-negative integer of this architecture; an array gives its first value."""
         name, value = self._named(key)
         if isinstance(value, Array):
-            value = value.values[0] if value.values else None
+            if not value.values:
+                raise self.invalid(name, "is an array without a number")
+            value = value.values[0]
         if value is None:
             if default is None:
                 raise self.invalid(name, "is missing")
@@ -166,7 +168,9 @@ class Facts:
         if not isinstance(value, Array):
             return default if value is None else (self.integer(key),) * n_layers
         if value.values is None or len(value.values) < n_layers:
-            raise self.invalid(name, f"has {value.count} values for {n_layers} layers")
+            raise self.invalid(
+                name, f"has {value.count} values, not one number for each of {n_layers} layers"
+            )
         numbers = [number for number in value.values[:n_layers] if isinstance(number, int)]
         if len(numbers) < n_layers or min(numbers) < 0:
             raise self.invalid(name, "has a value that is not a non-negative integer")
