@@ -16,7 +16,7 @@ from autotune.errors import EXIT_BUG, EXIT_DONE, AutotuneError, ConfigError
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count it
 
 # Typer carries its own copy of click from 0.26 on: its error is reached through what Typer exports.
-_CommandLineError = typer.BadParameter.__mro__[2]
+_CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     add_completion=False,
@@ -40,7 +40,9 @@ def options(
     *,
     version: Annotated[
         bool,
-        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version."),
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
     ] = False,
 ) -> None:
     """The right llama.cpp flags for this machine and this model."""
@@ -60,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         console.silence_broken_pipe()
         return EXIT_DONE
-    except Exception as error:  # noqa: BLE001 - the boundary: whatever arrives here is our bug
+    except Exception as error:
         if "LCM_DEBUG" in os.environ:
             raise
         console.error(

@@ -38,7 +38,8 @@ def inspect(
         int | None, typer.Option(min=1, help="Slots; otherwise 4 for server, 1 elsewhere.")
     ] = None,
     n_gpu_layers: Annotated[
-        int | None, typer.Option(min=0, help="Layers on the GPU; otherwise all, where there is one.")
+        int | None,
+        typer.Option(min=0, help="Layers on the GPU; otherwise all, where there is one."),
     ] = None,
     n_cpu_moe: Annotated[
         int, typer.Option(min=0, help="First layers whose experts stay on the CPU.")
@@ -101,10 +102,14 @@ def _model_lines(model: Model) -> str:
     shards = f" in {len(model.files)} shards" if len(model.files) > 1 else ""
     lines = [
         console.printable(model.name),
-        f"{console.printable(model.architecture)} {model.quantization}, "
-        f"{model.n_parameters / 1e9:.2f} B parameters, {console.size(model.file_bytes)}{shards}",
-        f"{model.shape.n_layers} layers{experts}; trained on {model.shape.n_ctx_train} tokens; "
-        f"vocabulary of {model.n_vocab}",
+        (
+            f"{console.printable(model.architecture)} {model.quantization}, "
+            f"{model.n_parameters / 1e9:.2f} B parameters, {console.size(model.file_bytes)}{shards}"
+        ),
+        (
+            f"{model.shape.n_layers} layers{experts}; trained on {model.shape.n_ctx_train} tokens; "
+            f"vocabulary of {model.n_vocab}"
+        ),
     ]
     return "\n".join(lines + [f"note: {console.printable(note)}" for note in model.notes])
 
@@ -112,7 +117,9 @@ def _model_lines(model: Model) -> str:
 def _memory_lines(memory: Footprint) -> str:
     """Parts by place; an estimate is marked with ~."""
     places = [("host", memory.host), *((f"GPU {i}", gpu) for i, gpu in enumerate(memory.gpus))]
-    weights, caches = ("" if exact else "~" for exact in (memory.weights_exact, memory.caches_exact))
+    weights, caches = (
+        "" if exact else "~" for exact in (memory.weights_exact, memory.caches_exact)
+    )
     rows = [["memory", *(name for name, _ in places)]]
     rows += [
         [title, *(mark + console.size(getattr(place, field)) for _, place in places)]
@@ -124,16 +131,14 @@ def _memory_lines(memory: Footprint) -> str:
             ("together", "total_bytes", "~"),
         )
     ]
-    return console.table(rows) + "\n~ an estimate, within -2 % and +15 %; the others are exact"
+    return console.table(rows) + "\n~ an estimate; the others are exact (docs/numbers.md)"
 
 
 def _ladder_lines(ladder: Sequence[Rung]) -> str:
     rows = [["context", "cache", "KV cache", "together", "on this machine"]]
     for rung in ladder:
         verdict = rung.verdict + (", beyond training" if rung.beyond_training else "")
-        cache = sum(
-            place.kv_cache_bytes for place in (rung.memory.host, *rung.memory.gpus)
-        )
+        cache = sum(place.kv_cache_bytes for place in (rung.memory.host, *rung.memory.gpus))
         total = "~" + console.size(rung.memory.total_bytes)
         rows.append([str(rung.n_ctx), rung.cache_type, console.size(cache), total, verdict])
     return console.table(rows)

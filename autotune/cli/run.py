@@ -21,7 +21,9 @@ def run(
     ] = None,
     explain: Annotated[
         str | None,
-        typer.Option(metavar="KEY", help="Print the reason and evidence for one parameter instead."),
+        typer.Option(
+            metavar="KEY", help="Print the reason and evidence for one parameter instead."
+        ),
     ] = None,
 ) -> None:
     """Recommend llama.cpp parameters for a model on this machine, without running it.

@@ -1,10 +1,9 @@
 """The JSON Schema of what `lcm` prints, generated from the types in `autotune.cli.answer`.
 
-    python -m autotune.cli.schema > docs/schema.json
+python -m autotune.cli.schema > docs/schema.json
 """
 
-import types
-from typing import Annotated, Any, Literal, NotRequired, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Literal, NotRequired, get_args, get_origin, get_type_hints
 
 from autotune.cli import answer, console
 
@@ -27,16 +26,20 @@ def json_schema() -> Schema:
 
 def _schema(hint: Any, definitions: dict[str, Schema]) -> Schema:  # noqa: ANN401 - any type hint
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Annotated:
-        return {**_schema(arguments[0], definitions), "description": arguments[1]}
-    if origin is NotRequired:
-        return _schema(arguments[0], definitions)
-    if origin is list:
-        return {"type": "array", "items": _schema(arguments[0], definitions)}
+    if origin is None:
+        return _named(hint, definitions)
     if origin is Literal:
         return {"enum": list(arguments)}
-    if origin in (Union, types.UnionType):
-        return {"anyOf": [_schema(argument, definitions) for argument in arguments]}
+    inner = [_schema(arg, definitions) for arg in arguments if not isinstance(arg, str)]
+    if origin is Annotated:
+        return {**inner[0], "description": arguments[1]}
+    if origin is list:
+        return {"type": "array", "items": inner[0]}
+    return inner[0] if origin is NotRequired else {"anyOf": inner}
+
+
+def _named(hint: Any, definitions: dict[str, Schema]) -> Schema:  # noqa: ANN401 - a class
+    """A scalar, or a section that is described once and referred to."""
     if hint in _SCALARS:
         return {"type": _SCALARS[hint]}
     if hint.__name__ not in definitions:

@@ -1,8 +1,8 @@
 """Say one configuration in llama.cpp's own flags.
 
-`Params` and the JSON use logical names, because the flags change: `--n-ctx` never was one, `--mlock`
-and `--no-mmap` became `--load-mode`. The flags here are those of llama.cpp 0.5.0, read from
-`common/arg.cpp` and accepted by its programs in `tests/e2e/test_dialect.py`.
+`Params` and the JSON use logical names, because the flags change: `--n-ctx` never was one,
+`--mlock` and `--no-mmap` became `--load-mode`. The flags here are those of llama.cpp 0.5.0, read
+from `common/arg.cpp` and accepted by its programs in `tests/e2e/test_dialect.py`.
 """
 
 from typing import Literal

@@ -37,7 +37,7 @@ class Caches:
 
 
 class SlidingWindow(NamedTuple):
-    """How an architecture mixes windowed and full attention; `period` 0: by the metadata's array."""
+    """How an architecture mixes windowed and full attention; `period` 0: by the array."""
 
     period: int
     full_first: bool = False  # The full layer leads its period; otherwise it closes it.

@@ -2,12 +2,13 @@
 
 llama.cpp's allocator (`ggml/src/ggml-alloc.c`) reuses the memory of finished tensors, so the buffer
 is the largest sum of tensors alive at once. That moment is in the feed-forward part of a layer, in
-its attention, or at the logits; each function here adds up one such moment, in elements per token.
-How tightly the allocator packs depends on sizes and order, so the sums are estimates: within -2 %
-and +15 % of `llama-fit-params` over the architectures of `tests/e2e/test_memory.py`.
+its attention, among its experts, or at the logits; each method here adds up one such moment, in
+elements per token. How tightly the allocator packs them depends on their sizes and order, and no
+sum foresees it: what is left beside a moment's own tensors was fitted to `llama-fit-params`, within
+-2 % and +15 % of it over the architectures of `tests/e2e/test_memory.py`, further off on others.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from autotune.model.reader import Model
@@ -45,139 +46,153 @@ def compute_bytes(
     model: Model, params: Params, batch: Batch, devices: Devices
 ) -> dict[int | None, int]:
     """Bytes of the compute buffer by device; None is the host."""
-    places = sorted({device for device in devices if device is not None})
+    used = sorted({device for device in devices if device is not None})
     n_cpu_moe = params.n_cpu_moe or 0
-    # Several devices that hold everything work on four ubatches at once.
-    pipelined = len(places) > 1 and None not in devices and not (n_cpu_moe or params.no_kv_offload)
-    copies = PIPELINE_COPIES if pipelined else 1
-    sizes: dict[int | None, int] = {None: _host_bytes(model, batch, devices, n_cpu_moe, copies)}
-    for device in places:
-        sizes[device] = _device_bytes(model, batch, devices, device, n_cpu_moe, copies)
-        if params.no_kv_offload:
-            sizes[device] += _widest_cache_bytes(model, batch)
-    return sizes
+    # Several devices that hold everything between them work on several ubatches at once.
+    whole = None not in devices and not n_cpu_moe and not params.no_kv_offload
+    copies = PIPELINE_COPIES if whole and len(used) > 1 else 1
+    graph = _Graph(model, batch, devices, n_cpu_moe, copies)
+    copied_cache = graph.widest_cache_bytes() if params.no_kv_offload else 0
+    on_devices: dict[int | None, int] = {
+        device: graph.device_bytes(device) + copied_cache for device in used
+    }
+    return {None: graph.host_bytes(), **on_devices}
 
 
 PIPELINE_COPIES = 4  # GGML_SCHED_MAX_COPIES, ggml/src/ggml-backend.cpp
 
-# What the allocator loses to gaps within the layers: 0 to 5 % over the synthetic models.
+# Fitted: what the allocator loses to gaps within the layers, 0 to 5 % over the memory table.
 PACKING_PERCENT = 3
+# Fitted: rows of n_embd that stay beside the experts' own tensors.
+ROWS_BESIDE_EXPERTS_ON_HOST = 3.0
+ROWS_BESIDE_EXPERTS_ON_DEVICE = 3.5
+ROWS_BESIDE_LENT_EXPERTS = 2.75  # On the host, between layers that are on a device.
 
 
-def _host_bytes(
-    model: Model, batch: Batch, devices: Devices, n_cpu_moe: int, copies: int
-) -> int:
-    """The host fills in embeddings and masks, wherever the layers are; and computes what it holds."""
-    n_embd = model.shape.n_embd
-    token = 4 * batch.n_ubatch
-    masks = _masks(model, batch, range(len(model.layers)))
-    held = _held(model, devices, None)
-    if held:
-        needed = sum(masks.values()) + token * (2 * n_embd + _layers_elements(model, batch, held, 6))
-        return max(needed, _output_bytes(model, batch, on_host=True) if devices[-1] is None else 0)
-    inputs = copies * (sum(masks.values()) + token * n_embd) + token * n_embd
-    if not n_cpu_moe or not model.is_moe:
+@dataclass(frozen=True, slots=True)
+class _Graph:
+    """One ubatch through the model, laid out over host and devices."""
+
+    model: Model
+    batch: Batch
+    devices: Devices
+    n_cpu_moe: int
+    copies: int  # Ubatches in flight.
+
+    def host_bytes(self) -> int:
+        """The host fills in embeddings and masks, wherever the layers are, and computes its own."""
+        row, masks = self._row_bytes(), self._masks(range(len(self.model.layers)))
+        held = self._held(None)
+        if held:
+            elements = self._layers_elements(held, ROWS_BESIDE_EXPERTS_ON_HOST)
+            in_layers = sum(masks.values()) + 2 * row + self._per_token(elements)
+            at_output = self._output_bytes(on_host=True) if self.devices[-1] is None else 0
+            return max(in_layers, at_output)
+        inputs = self.copies * (sum(masks.values()) + row) + row
+        if any(layer.expert_bytes for layer in self.model.layers[: self.n_cpu_moe]):
+            return max(inputs, self._lent_experts_bytes(masks))
         return inputs
-    # Between devices the host computes experts. A mask whose first layer has been reached is with
-    # the device by then, and its memory is free, if not always of the right size.
-    first_window = model.caches[0].window if model.caches[0].k_elements else -1
-    early = masks.pop(first_window, 0)
-    experts = token * (_experts_elements(model) + 11 * n_embd // 4)
-    return max(inputs, sum(masks.values()) + max(experts, early + experts * 2 // 3))
 
+    def device_bytes(self, device: int) -> int:
+        row, held = self._row_bytes(), self._held(device)
+        inputs = self.copies * (sum(self._masks(held).values()) + row)
+        pipeline = row if self.copies > 1 else 0
+        in_layers = 0
+        if held:
+            elements = self._layers_elements(held, ROWS_BESIDE_EXPERTS_ON_DEVICE)
+            in_layers = inputs + self._per_token(elements) + pipeline
+        if self.devices[-1] != device:
+            return in_layers
+        output = self._output_bytes(after_layers=bool(held))
+        return max(in_layers, output + inputs + 2 * pipeline if pipeline else output)
 
-def _device_bytes(
-    model: Model, batch: Batch, devices: Devices, device: int, n_cpu_moe: int, copies: int
-) -> int:
-    held = _held(model, devices, device)
-    token = 4 * batch.n_ubatch
-    inputs = copies * (
-        sum(_masks(model, batch, held).values()) + token * model.shape.n_embd
-    )
-    pipeline = token * model.shape.n_embd if copies > 1 else 0
-    in_layers = inputs + token * _layers_elements(model, batch, held, 7) + pipeline if held else 0
-    if devices[-1] != device:
-        return in_layers
-    output = _output_bytes(model, batch, after_layers=bool(held))
-    return max(in_layers, output + inputs + 2 * pipeline if pipeline else output)
+    def widest_cache_bytes(self) -> int:
+        """A device that attends over a cache on the host takes a copy of one layer's."""
+        cells = self.batch.n_streams * self.batch.n_ctx_seq
+        return max(2 * cells * (cache.k_elements + cache.v_elements) for cache in self.model.caches)
 
+    def _lent_experts_bytes(self, masks: dict[int, int]) -> int:
+        """The host computes experts between layers on a device.
 
-def _held(model: Model, devices: Devices, place: int | None) -> list[int]:
-    """The blocks that are computed at `place`."""
-    return [il for il in range(len(model.layers)) if devices[il] == place]
+        A mask whose first layer has been reached is on the device by then, and its memory is free,
+        if not always of the right size.
+        """
+        shape, first = self.model.shape, self.model.caches[0]
+        free = masks.pop(first.window, 0) if first.k_elements else 0
+        elements = self._experts_elements() + int(ROWS_BESIDE_LENT_EXPERTS * shape.n_embd)
+        experts = self._per_token(elements)
+        return sum(masks.values()) + max(experts, free + experts * 2 // 3)
 
+    def _per_token(self, elements: int) -> int:
+        return 4 * self.batch.n_ubatch * elements  # Activations are f32.
 
-def _masks(model: Model, batch: Batch, layers: Iterable[int]) -> dict[int, int]:
-    """Bytes of the attention masks by window; 0 is the mask of full attention."""
-    element = 2 if batch.flash_attn else 4  # f16 for the flash attention kernels, otherwise f32.
-    windows = {model.caches[il].window for il in layers if model.caches[il].k_elements}
-    return {window: element * batch.n_ubatch * batch.cells(window) for window in windows}
+    def _row_bytes(self) -> int:
+        """One hidden state of the ubatch."""
+        return self._per_token(self.model.shape.n_embd)
 
+    def _held(self, place: int | None) -> list[int]:
+        """The blocks that are computed at `place`."""
+        return [il for il in range(len(self.model.layers)) if self.devices[il] == place]
 
-def _layers_elements(
-    model: Model, batch: Batch, layers: Iterable[int], halves_around_experts: int
-) -> int:
-    """The fullest moment within the layers, beside their inputs."""
-    shape = model.shape
-    layers = list(layers)
-    moments = [_feed_forward_elements(model, layers), _attention_elements(model, batch, layers)]
-    if any(model.layers[il].expert_bytes for il in layers):
-        moments.append(_experts_elements(model) + halves_around_experts * shape.n_embd // 2)
-    if any(model.caches[il].state_elements for il in layers):
-        moments.append(2 * shape.n_embd + 9 * shape.ssm_inner // 2)
-    return max(moments) * (100 + PACKING_PERCENT) // 100
+    def _masks(self, layers: Iterable[int]) -> dict[int, int]:
+        """Bytes of the attention masks by window; 0 is the mask of full attention."""
+        element = 2 if self.batch.flash_attn else 4  # f16 for flash attention, otherwise f32.
+        caches = self.model.caches
+        windows = {caches[il].window for il in layers if caches[il].k_elements}
+        return {
+            window: element * self.batch.n_ubatch * self.batch.cells(window) for window in windows
+        }
 
+    def _layers_elements(self, layers: Sequence[int], rows_beside_experts: float) -> int:
+        """The fullest moment within the layers, beside their inputs."""
+        shape = self.model.shape
+        moments = [self._feed_forward_elements(layers), self._attention_elements(layers)]
+        if any(self.model.layers[il].expert_bytes for il in layers):
+            beside = int(rows_beside_experts * shape.n_embd)
+            moments.append(self._experts_elements() + beside)
+        if any(self.model.caches[il].state_elements for il in layers):
+            moments.append(2 * shape.n_embd + 9 * shape.ssm_inner // 2)
+        return max(moments) * (100 + PACKING_PERCENT) // 100
 
-def _feed_forward_elements(model: Model, layers: Iterable[int]) -> int:
-    """Up, gate and their product, beside residual, norm and the gap that wider queries leave."""
-    shape = model.shape
-    widest = max(0 if model.layers[il].expert_bytes else shape.feed_forward[il] for il in layers)
-    excess = max(shape.heads[0] * shape.key_length - shape.n_embd, 0)
-    absorbed = any(cache.k_elements and not cache.v_elements for cache in model.caches)  # MLA
-    return 3 * widest + 2 * shape.n_embd + (excess // 2 if absorbed else 2 * excess)
+    def _feed_forward_elements(self, layers: Iterable[int]) -> int:
+        """Up, gate and their product, beside residual, norm and the gap that wide queries leave."""
+        shape, caches = self.model.shape, self.model.caches
+        dense = (il for il in layers if not self.model.layers[il].expert_bytes)
+        widest = max((shape.feed_forward[il] for il in dense), default=0)
+        excess = max(shape.heads[0] * shape.key_length - shape.n_embd, 0)
+        absorbed = any(cache.k_elements and not cache.v_elements for cache in caches)  # MLA
+        return 3 * widest + 2 * shape.n_embd + (excess // 2 if absorbed else 2 * excess)
 
+    def _experts_elements(self) -> int:
+        """The chosen experts' up, gate and product, and their outputs where these fit in no gap."""
+        shape = self.model.shape
+        inner, outer = shape.n_expert_used * shape.n_ff_expert, shape.n_expert_used * shape.n_embd
+        return 3 * inner + (outer + shape.n_embd // 2 if outer > 2 * inner else 0)
 
-def _experts_elements(model: Model) -> int:
-    """The chosen experts' up, gate and product, and their outputs where these fit in no gap."""
-    shape = model.shape
-    inner, outer = shape.n_expert_used * shape.n_ff_expert, shape.n_expert_used * shape.n_embd
-    return 3 * inner + (outer + shape.n_embd // 2 if outer > 2 * inner else 0)
+    def _attention_elements(self, layers: Iterable[int]) -> int:
+        """Queries, keys, values, result, residual; without flash attention, the scores as well."""
+        shape, most = self.model.shape, 0
+        for il in layers:
+            cache, heads = self.model.caches[il], shape.heads[il]
+            if not cache.k_elements:
+                continue
+            elements = 2 * shape.n_embd + heads * (shape.key_length + shape.key_length_mla)
+            elements += cache.k_elements + (cache.v_elements or heads * shape.value_length)
+            if not self.batch.flash_attn:
+                elements += heads * self.batch.cells(cache.window)
+            most = max(most, elements)
+        return most
 
+    def _output_bytes(self, *, after_layers: bool = True, on_host: bool = False) -> int:
+        """The logits beside the hidden state, when the layers' tensors and the masks are gone.
 
-def _attention_elements(model: Model, batch: Batch, layers: Iterable[int]) -> int:
-    """Queries, keys, values and result, beside the residual; without flash attention all scores."""
-    shape = model.shape
-    most = 0
-    for il in layers:
-        cache, heads = model.caches[il], shape.heads[il]
-        if not cache.k_elements:
-            continue
-        elements = 2 * shape.n_embd + heads * shape.key_length
-        elements += cache.k_elements + (cache.v_elements or heads * shape.value_length)
-        if not batch.flash_attn:
-            elements += heads * batch.cells(cache.window)
-        most = max(most, elements)
-    return most
-
-
-def _widest_cache_bytes(model: Model, batch: Batch) -> int:
-    """A device that attends over a cache on the host takes a copy of one layer's."""
-    cells = batch.n_streams * batch.n_ctx_seq
-    return max(2 * cells * (cache.k_elements + cache.v_elements) for cache in model.caches)
-
-
-def _output_bytes(
-    model: Model, batch: Batch, *, after_layers: bool = True, on_host: bool = False
-) -> int:
-    """The logits beside the hidden state, when the layers' tensors and the masks are gone.
-
-    The logits fit in no gap that the layers leave, so what these leave last lies below them.
-    """
-    shape = model.shape
-    left = (3 if after_layers else 2) * shape.n_embd
-    if model.is_moe:
-        left = (3 if on_host else 0) * shape.n_embd // 2
-        left += max(5 + 2 * shape.n_expert_used, 9) * shape.n_embd // 2
-    elif shape.fused_gate and after_layers:
-        left += max(shape.feed_forward) - shape.n_embd
-    return 4 * batch.n_outputs * (model.n_vocab + left)
+        The logits fit in no gap that the layers leave, so what these leave last lies below them.
+        """
+        shape, model = self.model.shape, self.model
+        left = (3 if after_layers or shape.ssm_inner else 2) * shape.n_embd
+        if model.is_moe:
+            left = int(max(shape.n_expert_used + 2.5, 4.5) * shape.n_embd)
+            left += int(1.5 * shape.n_embd) if on_host else 0
+        elif shape.fused_gate and after_layers:
+            left += max(shape.feed_forward) - shape.n_embd
+        return 4 * self.batch.n_outputs * (model.n_vocab + left)

@@ -139,7 +139,7 @@ def _add_caches(
 
 
 def resolve_batch(model: Model, params: Params, program: Program) -> Batch:
-    """The sizes that llama.cpp derives from what it is asked for (`llama_context`'s constructor)."""
+    """The sizes that llama.cpp derives from what it is asked for (`llama_context`)."""
     unset_server = program == "server" and params.n_parallel is None
     n_seqs = params.n_parallel or (SERVER_SLOTS if unset_server else 1)
     unified = unset_server if params.kv_unified is None else params.kv_unified
@@ -169,7 +169,7 @@ def _padded(n_tokens: int) -> int:
 
 
 def _cache_bytes(cache: LayerCache, model: Model, batch: Batch) -> tuple[int, int]:
-    """Attention cache and recurrent state of one layer (`llama_kv_cache`, `llama_memory_recurrent`)."""
+    """One layer's attention cache and state (`llama_kv_cache`, `llama_memory_recurrent`)."""
     v_elements = cache.v_elements
     if v_elements and not batch.flash_attn:  # Transposed, V is as wide as the widest layer's.
         v_elements = max(other.v_elements for other in model.caches)

@@ -296,7 +296,7 @@ def _rope_layers(architecture: str, caches: Caches, shape: Shape) -> tuple[int, 
 
 
 def _block(number: str, shape: Shape) -> int:
-    """The block that a tensor's name counts it to; what is no number belongs to none that is run."""
+    """The block in a tensor's name; what is no number belongs to none that is run."""
     return int(number) if number.isdecimal() and len(number) < 5 else shape.n_layers  # noqa: PLR2004
 
 

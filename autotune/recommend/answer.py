@@ -13,6 +13,18 @@ from autotune.recommend import rules
 from autotune.recommend.placement import Placement, on_cpu, place
 from autotune.recommend.rules import Advice, Choice, gib
 
+__all__ = [
+    "Advice",
+    "Choice",
+    "Recommendation",
+    "Request",
+    "Rung",
+    "Verdict",
+    "context_ladder",
+    "generate_recommendations",
+    "judge",
+]
+
 Verdict = Literal["fits", "tight", "will page", "does not fit"]
 
 LADDER_CONTEXTS = (2048, 4096, 8192, 16384, 32768, 65536, 131072)
@@ -121,7 +133,7 @@ def generate_recommendations(
         choices=choices,
         warnings=_warnings(hardware, model, placement.params, memlock),
         verdict=verdict,
-        next_step=_next_step(hardware, model, placement, verdict, ladder),
+        next_step=_next_step(hardware, placement, verdict, ladder),
         program=request.program,
         memory=placement.memory,
         ladder=ladder,
@@ -203,14 +215,15 @@ def _context(
         key="--n-ctx",
         value=value,
         reason=reason,
-        evidence=(f"the model was trained on {trained} tokens", "`context_ladder` shows the others"),
+        evidence=(
+            f"the model was trained on {trained} tokens",
+            "`context_ladder` shows the others",
+        ),
     )
     return choice, _placed(hardware, model, value, DEFAULT_CACHE_TYPE, request.program)
 
 
-def _fitting_context(
-    hardware: Hardware, trained: int, ladder: Sequence[Rung]
-) -> tuple[int, str]:
+def _fitting_context(hardware: Hardware, trained: int, ladder: Sequence[Rung]) -> tuple[int, str]:
     allowed = [rung for rung in ladder if rung.cache_type == DEFAULT_CACHE_TYPE]
     allowed = [rung for rung in allowed if not rung.beyond_training and rung.verdict == "fits"]
     on_gpu = [rung.n_ctx for rung in allowed if rung.all_on_gpu and rung.n_ctx <= GPU_CONTEXT]
@@ -263,7 +276,7 @@ def _warnings(
     if n_ctx > trained > 0:
         warnings.append(
             Advice(
-                what=f"a context of {n_ctx} is beyond the {trained} tokens the model was trained on",
+                what=f"{n_ctx} tokens of context are beyond the {trained} that the model was trained on",
                 remedy=f"--ctx-size {trained}",
             )
         )
@@ -283,7 +296,6 @@ def _warnings(
 
 def _next_step(
     hardware: Hardware,
-    model: Model,
     placement: Placement,
     verdict: Verdict,
     ladder: Sequence[Rung],
@@ -296,7 +308,8 @@ def _next_step(
     if smaller:
         best = max(smaller, key=lambda rung: (rung.n_ctx, rung.cache_type == DEFAULT_CACHE_TYPE))
         cache = "" if best.cache_type == DEFAULT_CACHE_TYPE else f" with a {best.cache_type} cache"
-        return f"--ctx-size {best.n_ctx}{cache} fits in {gib(host_needs(hardware, best.memory))} of RAM"
+        needed = gib(host_needs(hardware, best.memory))
+        return f"--ctx-size {best.n_ctx}{cache} fits in {needed} of RAM"
     spare = COMFORTABLE_SHARE * hardware.memory.available_bytes
     room = spare - host_needs(hardware, placement.memory) + placement.memory.host.weights_bytes
     if room > 0:
@@ -304,4 +317,6 @@ def _next_step(
             f"a quantization whose weights take at most {gib(room)} in RAM (these take "
             f"{gib(placement.memory.host.weights_bytes)}), or close other programs"
         )
-    return f"a smaller model: even without weights this one needs more than the {gib(spare)} to spare"
+    return (
+        f"a smaller model: even without weights this one needs more than the {gib(spare)} to spare"
+    )

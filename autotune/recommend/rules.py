@@ -49,50 +49,42 @@ class Advice:
 
 
 def threads(cpu: Cpu) -> Choice:
-    """Physical cores less one, within what the process may use; performance cores where they differ."""
+    """Physical cores less one, within what the process may use, on cores of the fastest kind."""
     rule = max(cpu.physical_cores - 1, 1)
-    value, reason = (
-        rule,
-        f"Detected {_count(cpu.physical_cores, 'physical core')}; reserving 1 for system.",
-    )
-    if cpu.physical_cores == 1:
-        reason = "Detected 1 physical core; using it."
-    if cpu.efficiency_cores and cpu.usable_performance_cores:
-        value = min(rule, cpu.usable_performance_cores)
-        reason = (
-            f"Detected {cpu.performance_cores} performance and {cpu.efficiency_cores} efficiency "
-            f"cores; using {value} performance cores, because every thread waits for the slowest."
-        )
     most, limit = _most_threads(cpu)
-    if value > most:
-        value = most
+    value = min(rule, most)
+    detected = f"Detected {_count(cpu.physical_cores, 'physical core')}"
+    if value < rule:
         reason = f"{limit}; the rule of physical cores less one would say {rule}."
+    elif cpu.physical_cores == 1:
+        reason = f"{detected}; using it."
+    else:
+        reason = f"{detected}; reserving 1 for system."
     return Choice(key="--threads", value=value, reason=reason, evidence=_cpu_evidence(cpu))
 
 
 def threads_batch(cpu: Cpu) -> Choice:
-    """All usable cores of the fast kind: prompt processing is bound by arithmetic, not by memory."""
-    most, _ = _most_threads(cpu)
-    value = min(cpu.usable_performance_cores or most, most)
-    kind = "" if value == most else " performance cores"
+    """Every core that the process may use, of the fastest kind: prompts are bound by arithmetic."""
+    value, _ = _most_threads(cpu)
     return Choice(
         key="--threads-batch",
         value=value,
-        reason=f"Prompt processing scales with cores: all {value}{kind} that this process may use.",
+        reason=f"Prompt processing scales with cores: all {value} that fit this process.",
         evidence=_cpu_evidence(cpu),
     )
 
 
 def _most_threads(cpu: Cpu) -> tuple[int, str]:
-    """The threads that can run at once, and what limits them."""
-    cores = min(cpu.usable_cores, cpu.max_threads)
-    if cpu.quota is not None and cpu.max_threads < cpu.usable_cores:
-        return (
-            cores,
-            f"A container's quota grants {cpu.quota:g} CPUs of the {cpu.logical_cores} visible",
-        )
-    allowed = f"This process may use {_count(cpu.usable_cores, 'core')} of {cpu.physical_cores}"
-    return cores, allowed
+    """The threads that run well at once, and what limits them."""
+    fast = cpu.usable_performance_cores
+    if cpu.quota is not None and cpu.max_threads < (fast or cpu.usable_cores):
+        grant = f"A container's quota grants {cpu.quota:g} CPUs"
+        return cpu.max_threads, f"{grant} of the {cpu.logical_cores} visible"
+    if fast and fast < cpu.usable_cores:
+        kinds = f"{fast} performance and {cpu.usable_cores - fast} efficiency cores"
+        return fast, f"Of {kinds} only the first are used, because every thread waits for the last"
+    cores = max(min(cpu.usable_cores, cpu.max_threads), 1)
+    return cores, f"This process may use {_count(cores, 'core')} of {cpu.physical_cores}"
 
 
 def _count(n: int, noun: str) -> str:
@@ -102,48 +94,48 @@ def _count(n: int, noun: str) -> str:
 def _cpu_evidence(cpu: Cpu) -> tuple[str, ...]:
     quota = "no CPU quota" if cpu.quota is None else f"a CPU quota of {cpu.quota:g}"
     return (
-        f"{cpu.physical_cores} physical and {cpu.logical_cores} logical cores on "
-        f"{_count(cpu.sockets, 'socket')}, {cpu.performance_cores} of them of the fastest kind",
-        f"{_count(len(cpu.usable_cpus), 'logical CPU')} ({cpu.usable_cores} physical) in this "
-        f"process's affinity and cpuset, {quota}",
+        (
+            f"{cpu.physical_cores} physical and {cpu.logical_cores} logical cores on "
+            f"{_count(cpu.sockets, 'socket')}, {cpu.performance_cores} of them of the fastest kind"
+        ),
+        (
+            f"{_count(len(cpu.usable_cpus), 'logical CPU')} ({cpu.usable_cores} physical) in this "
+            f"process's affinity and cpuset, {quota}"
+        ),
     )
 
 
 def n_gpu_layers(hardware: Hardware, model: Model, placement: Placement) -> Choice:
     """What the search over the GPUs' free memory found, beside what the rule says."""
-    value = placement.params.n_gpu_layers or 0
-    if not hardware.gpus:
-        return Choice(
-            key="--n-gpu-layers", value=0, reason="No GPU was detected; everything stays on the CPU.",
-            evidence=("a model that is not offloaded needs no VRAM",),
-        )  # fmt: skip
-    free = sum(gpu.free_bytes for gpu in hardware.gpus)
-    by_rule = free > VRAM_FACTOR * model.file_bytes
-    shown = f"{gib(free)} of VRAM is free for a model of {gib(model.file_bytes)}"
-    if placement.complete:
-        reason = f"{shown}; every layer fits with cache and compute buffers."
-    elif value == ALL_LAYERS:
-        reason = f"{shown}; all layers fit when some experts stay on the CPU."
-    elif value:
-        reason = (
-            f"{shown}; {value} of {model.n_offloadable} layers fit with cache and compute buffers."
-        )
-    else:
-        reason = f"{shown}; not one layer fits with cache and compute buffers."
-    if by_rule and not placement.complete:
-        reason += (
-            f" More than {VRAM_FACTOR} x the model would say all of them, without counting these."
-        )
+    evidence = tuple(
+        f"{gpu.name}: {gib(place.total_bytes)} needed of {gib(budget_bytes(gpu))} that may be "
+        f"planned with ({gib(gpu.free_bytes)} free, {gib(gpu.total_bytes)} in all)"
+        for gpu, place in zip(hardware.gpus, placement.memory.gpus, strict=True)
+    )
     return Choice(
         key="--n-gpu-layers",
-        value=value,
-        reason=reason,
-        evidence=tuple(
-            f"{gpu.name}: {gib(place.total_bytes)} needed of {gib(budget_bytes(gpu))} that may be "
-            f"planned with ({gib(gpu.free_bytes)} free, {gib(gpu.total_bytes)} in all)"
-            for gpu, place in zip(hardware.gpus, placement.memory.gpus, strict=True)
-        ),
+        value=placement.params.n_gpu_layers or 0,
+        reason=_offload_reason(hardware, model, placement),
+        evidence=evidence or ("no GPU in sysfs, NVML or Metal",),
     )
+
+
+def _offload_reason(hardware: Hardware, model: Model, placement: Placement) -> str:
+    if not hardware.gpus:
+        return "No GPU was detected; everything stays on the CPU."
+    free, value = sum(gpu.free_bytes for gpu in hardware.gpus), placement.params.n_gpu_layers or 0
+    memory = f"{gib(free)} of VRAM is free for a model of {gib(model.file_bytes)}"
+    if placement.complete:
+        return f"{memory}; every layer fits with cache and compute buffers."
+    if value == ALL_LAYERS:
+        fitting = "all layers fit when some experts stay on the CPU"
+    elif value:
+        fitting = f"{value} of {model.n_offloadable} layers fit with cache and compute buffers"
+    else:
+        fitting = "not one layer fits with cache and compute buffers"
+    if free <= VRAM_FACTOR * model.file_bytes:
+        return f"{memory}; {fitting}."
+    return f"{memory}, more than {VRAM_FACTOR} x, which the rule takes for enough; but {fitting}."
 
 
 def n_cpu_moe(model: Model, placement: Placement) -> Choice | None:
@@ -155,8 +147,9 @@ def n_cpu_moe(model: Model, placement: Placement) -> Choice | None:
         key="--n-cpu-moe",
         value=kept,
         reason=(
-            f"The experts of {kept} of {len(model.layers)} layers stay on the CPU: attention runs for "
-            f"every token, but only {model.shape.n_expert_used} of {model.shape.n_expert} experts do."
+            f"The experts of {kept} of {len(model.layers)} layers stay on the CPU: attention runs "
+            f"for every token, but only {model.shape.n_expert_used} of "
+            f"{model.shape.n_expert} experts do."
         ),
         evidence=(
             f"one layer's experts are up to {gib(max(x.expert_bytes for x in model.layers))}",
@@ -172,7 +165,7 @@ def tensor_split(hardware: Hardware, placement: Placement) -> Choice | None:
     return Choice(
         key="--tensor-split",
         value=[int(share) for share in split],
-        reason="Layers are split so that each GPU keeps to its own free memory, the output included.",
+        reason="Each GPU gets the layers that its own free memory holds, the output included.",
         evidence=tuple(f"{gpu.name}: {gib(gpu.free_bytes)} free" for gpu in hardware.gpus),
     )
 
@@ -234,7 +227,8 @@ def mlock(hardware: Hardware, model: Model, host_bytes: int) -> tuple[Choice, Ad
     plenty = ram > MLOCK_FACTOR * model.file_bytes
     value = plenty and host_bytes <= hardware.memory.available_bytes
     comparison = "more" if plenty else "not more"
-    reason = f"{gib(ram)} of RAM is {comparison} than {MLOCK_FACTOR} x the model's {gib(model.file_bytes)}."
+    size = gib(model.file_bytes)
+    reason = f"{gib(ram)} of RAM is {comparison} than {MLOCK_FACTOR} x the model's {size}."
     if plenty and not value:
         reason += f" But only {gib(hardware.memory.available_bytes)} is available now."
     shown = "unlimited" if limit is None else gib(limit)
@@ -249,7 +243,7 @@ def mlock(hardware: Hardware, model: Model, host_bytes: int) -> tuple[Choice, Ad
     return choice, Advice(
         what=(
             f"--mlock cannot take effect: this process may lock {shown}, the model needs "
-            f"{gib(host_bytes)}; llama.cpp would warn and go on unlocked, so `command` leaves it out"
+            f"{gib(host_bytes)}; llama.cpp would go on unlocked, so `command` leaves it out"
         ),
         remedy="ulimit -l unlimited; systemd: LimitMEMLOCK=infinity; docker: --ulimit memlock=-1",
     )
@@ -301,8 +295,8 @@ def cache_ram(available_bytes: int, host_bytes: int) -> Choice:
         key="--cache-ram",
         value=value,
         reason=(
-            f"llama-server keeps finished prompts in up to {value} MiB, {CACHE_RAM_SHARE:.0%} of the "
-            f"RAM that the model leaves; its default is {DEFAULT_CACHE_RAM_MIB} MiB."
+            f"llama-server keeps finished prompts in up to {value} MiB, {CACHE_RAM_SHARE:.0%} of "
+            f"the RAM that the model leaves; its default is {DEFAULT_CACHE_RAM_MIB} MiB."
         ),
         evidence=(f"{gib(left)} of RAM is left", "llama-server only"),
     )
