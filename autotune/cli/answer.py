@@ -18,7 +18,7 @@ class GpuSection(TypedDict):
     name: str
     total_bytes: int
     free_bytes: Annotated[int, "free when this was written; what the plan is made with"]
-    integrated: Annotated[bool, "shares the host's memory"]
+    integrated: Annotated[bool, "shares the host's memory; llama.cpp uses it only without a card"]
     driver: str
     compute_capability: Annotated[str, "NVIDIA's, as 8.9; empty elsewhere"]
 
@@ -48,8 +48,8 @@ class HardwareSection(TypedDict):
     ram_available_bytes: int
     ram_limit_bytes: Annotated[int | None, "the tightest cgroup limit; null: none"]
     memlock_bytes: Annotated[int | None, "RLIMIT_MEMLOCK; null: unlimited"]
-    gpu_type: Annotated[str | None, "the backend of the first GPU; null without one"]
-    gpu_vram_gb: Annotated[float, "of all GPUs together, in GiB; 0 without one"]
+    gpu_type: Annotated[str | None, "the backend of the first GPU that is used; null without one"]
+    gpu_vram_gb: Annotated[float, "of the GPUs that are used, in GiB; 0 without one"]
     gpus: list[GpuSection]
     storage: Annotated[StorageSection | None, "what the model lies on"]
     operating_system: str
@@ -118,7 +118,7 @@ class PlaceSection(TypedDict):
 
 class MemorySection(TypedDict):
     host: PlaceSection
-    gpus: list[PlaceSection]
+    gpus: Annotated[list[PlaceSection], "of the GPUs that are used, in the order of hardware.gpus"]
 
 
 class RungSection(TypedDict):

@@ -18,6 +18,7 @@ from autotune.llama_cpp.dialect import DIALECT, command
 from autotune.model import Model
 from autotune.model.footprint import Footprint, Place
 from autotune.recommend import Recommendation, Rung
+from autotune.recommend.placement import used_gpus
 
 GIB = 1 << 30
 
@@ -69,6 +70,7 @@ def inspect_answer(model: Model, memory: Footprint, ladder: tuple[Rung, ...]) ->
 def hardware_section(hardware: Hardware, storage: Storage) -> HardwareSection:
     """The machine, as this process sees it."""
     cpu, memory, gpus = hardware.cpu, hardware.memory, hardware.gpus
+    used = used_gpus(gpus)
     return {
         "cpu_cores_physical": cpu.physical_cores,
         "cpu_cores_logical": cpu.logical_cores,
@@ -87,8 +89,8 @@ def hardware_section(hardware: Hardware, storage: Storage) -> HardwareSection:
         "ram_available_bytes": memory.available_bytes,
         "ram_limit_bytes": memory.limit_bytes,
         "memlock_bytes": memory.memlock_bytes,
-        "gpu_type": gpus[0].backend if gpus else None,
-        "gpu_vram_gb": _gib(sum(gpu.total_bytes for gpu in gpus)),
+        "gpu_type": used[0].backend if used else None,
+        "gpu_vram_gb": _gib(sum(gpu.total_bytes for gpu in used)),
         "gpus": [
             {
                 "backend": gpu.backend,

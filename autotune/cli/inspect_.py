@@ -55,9 +55,10 @@ def inspect(
     from autotune.model import analyze_model  # noqa: PLC0415
     from autotune.model.footprint import footprint  # noqa: PLC0415
     from autotune.recommend import context_ladder  # noqa: PLC0415
-    from autotune.recommend.placement import Placement  # noqa: PLC0415
+    from autotune.recommend.placement import Placement, used_gpus  # noqa: PLC0415
 
     analyzed, hardware = analyze_model(model), detect_hardware()
+    hardware = replace(hardware, gpus=used_gpus(hardware.gpus))
     params = Params(
         n_ctx=ctx_size,
         n_batch=max(ubatch_size, DEFAULT_N_BATCH),

@@ -8,9 +8,11 @@ sum foresees it: what is left beside a moment's own tensors was fitted to `llama
 -2 % and +15 % of it over the architectures of `tests/e2e/test_memory.py`, further off on others.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
+from typing import NamedTuple
 
+from autotune.model.architecture import LayerCache
 from autotune.model.reader import Model
 from autotune.params import Params
 
@@ -69,6 +71,15 @@ ROWS_BESIDE_EXPERTS_ON_DEVICE = 3.5
 ROWS_BESIDE_LENT_EXPERTS = 2.75  # On the host, between layers that are on a device.
 
 
+class _Kind(NamedTuple):
+    """What the blocks of a model differ in; a model of 80 blocks has a handful of kinds."""
+
+    cache: LayerCache
+    heads: int
+    feed_forward: int  # 0 where experts take its place.
+    has_experts: bool
+
+
 @dataclass(frozen=True, slots=True)
 class _Graph:
     """One ubatch through the model, laid out over host and devices."""
@@ -81,7 +92,7 @@ class _Graph:
 
     def host_bytes(self) -> int:
         """The host fills in embeddings and masks, wherever the layers are, and computes its own."""
-        row, masks = self._row_bytes(), self._masks(range(len(self.model.layers)))
+        row, masks = self._row_bytes(), self._masks(set(self.model.caches))
         held = self._held(None)
         if held:
             elements = self._layers_elements(held, ROWS_BESIDE_EXPERTS_ON_HOST)
@@ -95,7 +106,8 @@ class _Graph:
 
     def device_bytes(self, device: int) -> int:
         row, held = self._row_bytes(), self._held(device)
-        inputs = self.copies * (sum(self._masks(held).values()) + row)
+        masks = self._masks({kind.cache for kind in held})
+        inputs = self.copies * (sum(masks.values()) + row)
         pipeline = row if self.copies > 1 else 0
         in_layers = 0
         if held:
@@ -130,38 +142,49 @@ class _Graph:
         """One hidden state of the ubatch."""
         return self._per_token(self.model.shape.n_embd)
 
-    def _held(self, place: int | None) -> list[int]:
-        """The blocks that are computed at `place`."""
-        return [il for il in range(len(self.model.layers)) if self.devices[il] == place]
+    def _held(self, place: int | None) -> set[_Kind]:
+        """The kinds of blocks that are computed at `place`."""
+        model, shape = self.model, self.model.shape
+        return {
+            _Kind(cache, heads, 0 if layer.expert_bytes else feed_forward, bool(layer.expert_bytes))
+            for layer, cache, heads, feed_forward, device in zip(
+                model.layers,
+                model.caches,
+                shape.heads,
+                shape.feed_forward,
+                self.devices,
+                strict=False,
+            )
+            if device == place
+        }
 
-    def _masks(self, layers: Iterable[int]) -> dict[int, int]:
+    def _masks(self, caches: Iterable[LayerCache]) -> dict[int, int]:
         """Bytes of the attention masks by window; 0 is the mask of full attention."""
         element = 2 if self.batch.flash_attn else 4  # f16 for flash attention, otherwise f32.
-        caches = self.model.caches
-        windows = {caches[il].window for il in layers if caches[il].k_elements}
+        windows = {cache.window for cache in caches if cache.k_elements}
         return {
             window: element * self.batch.n_ubatch * self.batch.cells(window) for window in windows
         }
 
-    def _layers_elements(self, layers: Sequence[int], rows_beside_experts: float) -> int:
+    def _layers_elements(self, kinds: Collection[_Kind], rows_beside_experts: float) -> int:
         """The fullest moment within the layers, beside their inputs."""
         shape = self.model.shape
-        moments = [self._feed_forward_elements(layers), self._attention_elements(layers)]
-        if any(self.model.layers[il].expert_bytes for il in layers):
+        moments = [self._feed_forward_elements(kinds)]
+        moments += [self._attention_elements(kind) for kind in kinds if kind.cache.k_elements]
+        if any(kind.has_experts for kind in kinds):
             beside = int(rows_beside_experts * shape.n_embd)
             moments.append(self._experts_elements() + beside)
-        if any(self.model.caches[il].state_elements for il in layers):
+        if any(kind.cache.state_elements for kind in kinds):
             moments.append(2 * shape.n_embd + 9 * shape.ssm_inner // 2)
         return max(moments) * (100 + PACKING_PERCENT) // 100
 
-    def _feed_forward_elements(self, layers: Iterable[int]) -> int:
+    def _feed_forward_elements(self, kinds: Iterable[_Kind]) -> int:
         """Up, gate and their product, beside residual, norm and the gap that wide queries leave."""
-        shape, caches = self.model.shape, self.model.caches
-        dense = (il for il in layers if not self.model.layers[il].expert_bytes)
-        widest = max((shape.feed_forward[il] for il in dense), default=0)
+        shape = self.model.shape
+        widest = max(kind.feed_forward for kind in kinds)
         excess = max(shape.heads[0] * shape.key_length - shape.n_embd, 0)
-        absorbed = any(cache.k_elements and not cache.v_elements for cache in caches)  # MLA
-        return 3 * widest + 2 * shape.n_embd + (excess // 2 if absorbed else 2 * excess)
+        gap = excess // 2 if shape.key_length_mla else 2 * excess
+        return 3 * widest + 2 * shape.n_embd + gap
 
     def _experts_elements(self) -> int:
         """The chosen experts' up, gate and product, and their outputs where these fit in no gap."""
@@ -169,19 +192,14 @@ class _Graph:
         inner, outer = shape.n_expert_used * shape.n_ff_expert, shape.n_expert_used * shape.n_embd
         return 3 * inner + (outer + shape.n_embd // 2 if outer > 2 * inner else 0)
 
-    def _attention_elements(self, layers: Iterable[int]) -> int:
+    def _attention_elements(self, kind: _Kind) -> int:
         """Queries, keys, values, result, residual; without flash attention, the scores as well."""
-        shape, most = self.model.shape, 0
-        for il in layers:
-            cache, heads = self.model.caches[il], shape.heads[il]
-            if not cache.k_elements:
-                continue
-            elements = 2 * shape.n_embd + heads * (shape.key_length + shape.key_length_mla)
-            elements += cache.k_elements + (cache.v_elements or heads * shape.value_length)
-            if not self.batch.flash_attn:
-                elements += heads * self.batch.cells(cache.window)
-            most = max(most, elements)
-        return most
+        shape, cache = self.model.shape, kind.cache
+        elements = 2 * shape.n_embd + kind.heads * (shape.key_length + shape.key_length_mla)
+        elements += cache.k_elements + (cache.v_elements or kind.heads * shape.value_length)
+        if not self.batch.flash_attn:
+            elements += kind.heads * self.batch.cells(cache.window)
+        return elements
 
     def _output_bytes(self, *, after_layers: bool = True, on_host: bool = False) -> int:
         """The logits beside the hidden state, when the layers' tensors and the masks are gone.

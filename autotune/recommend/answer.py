@@ -10,7 +10,7 @@ from autotune.model import Model
 from autotune.model.footprint import Footprint
 from autotune.params import DEFAULT_CACHE_TYPE, Params, Program
 from autotune.recommend import rules
-from autotune.recommend.placement import Placement, on_cpu, place
+from autotune.recommend.placement import Placement, on_cpu, place, used_gpus
 from autotune.recommend.rules import Advice, Choice, gib
 
 __all__ = [
@@ -101,6 +101,7 @@ def generate_recommendations(
         ConfigError: the request cannot be met by any configuration.
     """
     request = request or Request()
+    hardware = replace(hardware, gpus=used_gpus(hardware.gpus))
     ladder = context_ladder(
         hardware,
         model,
@@ -276,7 +277,7 @@ def _warnings(
     if n_ctx > trained > 0:
         warnings.append(
             Advice(
-                what=f"{n_ctx} tokens of context are beyond the {trained} that the model was trained on",
+                what=f"{n_ctx} tokens of context are beyond the {trained} of the model's training",
                 remedy=f"--ctx-size {trained}",
             )
         )

@@ -30,6 +30,14 @@ def budget_bytes(gpu: Gpu) -> int:
     return max(gpu.free_bytes - DRIVER_BYTES - SPARE_BYTES, 0)
 
 
+def used_gpus(gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
+    """Those that llama.cpp offloads to: integrated ones only where there is no other.
+
+    `llama_prepare_model_devices` in src/llama.cpp leaves them out beside a card.
+    """
+    return tuple(gpu for gpu in gpus if not gpu.integrated) or tuple(gpus)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Placement:
     """A configuration that keeps to every GPU's budget, and the memory it takes."""
@@ -117,6 +125,8 @@ class _Search:
             if all(n <= budget for n, budget in zip(needed, self.budgets, strict=True)):
                 complete = everything and not n_cpu_moe
                 return Placement(params=placed, memory=memory, complete=complete)
+            if sum(needed) > sum(self.budgets):  # No other split could help.
+                return None
         return None
 
     def _memory(self, params: Params) -> Footprint:
