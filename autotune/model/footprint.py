@@ -80,6 +80,7 @@ def footprint(
         ConfigError: `params` asks for what llama.cpp cannot do.
     """
     batch = resolve_batch(model, params, program)
+    _check_cache_types(model, batch)
     devices = place_layers(model, params, gpus)
     ledger = _Ledger(len(gpus))
     _add_weights(ledger, model, devices, n_cpu_moe=params.n_cpu_moe or 0)
@@ -179,20 +180,44 @@ def _cache_bytes(cache: LayerCache, model: Model, batch: Batch) -> tuple[int, in
 
 
 def _row_bytes(type_name: str, n_elements: int) -> int:
-    try:
-        _, block_elements, block_bytes = _CACHE_TYPE[type_name]
-    except KeyError:
+    _, block_elements, block_bytes = _CACHE_TYPE[type_name]
+    return n_elements // block_elements * block_bytes
+
+
+def _check_cache_types(model: Model, batch: Batch) -> None:
+    """Refuse what `llama_init_from_model` refuses (src/llama-context.cpp)."""
+    for type_name in (batch.type_k, batch.type_v):
+        if type_name not in _CACHE_TYPE:
+            raise ConfigError(
+                f"{type_name!r} is no type that llama.cpp has for its cache",
+                hint=f"choose one of {', '.join(CACHE_TYPES)}",
+            )
+    if _CACHE_TYPE[batch.type_v].block_elements > 1 and not batch.flash_attn:
         raise ConfigError(
-            f"{type_name!r} is no type that llama.cpp has for its cache",
-            hint=f"choose one of {', '.join(CACHE_TYPES)}",
-        ) from None
+            f"a V cache of {batch.type_v} needs flash attention",
+            hint="switch flash attention on, or use --cache-type-v f16",
+        )
+    if batch.type_k != batch.type_v and any(
+        c.k_elements and not c.v_elements for c in model.caches
+    ):
+        raise ConfigError(
+            f"this model keeps K and V in one cache, which cannot be {batch.type_k} and "
+            f"{batch.type_v} at once",
+            hint="give --cache-type-k and --cache-type-v the same type",
+        )
+    for n_heads, cache in {*zip(model.shape.kv_heads, model.caches, strict=False)}:
+        _check_head(batch.type_k, cache.k_elements // max(n_heads, 1))
+        _check_head(batch.type_v, cache.v_elements // max(n_heads, 1))
+
+
+def _check_head(type_name: str, n_elements: int) -> None:
+    block_elements = _CACHE_TYPE[type_name].block_elements
     if n_elements % block_elements:
         raise ConfigError(
-            f"this model's cache rows of {n_elements} elements cannot be {type_name}, which packs "
+            f"this model's heads of {n_elements} elements cannot be {type_name}, which packs "
             f"{block_elements} together",
             hint="use --cache-type-k f16 --cache-type-v f16",
         )
-    return n_elements // block_elements * block_bytes
 
 
 def place_layers(model: Model, params: Params, gpus: Sequence[float]) -> Devices:
