@@ -38,13 +38,13 @@ def printable(what: str) -> str:
     )
 
 
-def table(rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """Rows aligned in columns: the first `left` of them to the left, the others to the right."""
+def table(rows: Sequence[Sequence[str]], alignment: str) -> str:
+    """Rows in columns; `alignment` has < or > for each: to the left or to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         "  ".join(
-            cell.ljust(width) if i < left else cell.rjust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            f"{cell:{side}{width}}"
+            for cell, side, width in zip(row, alignment, widths, strict=True)
         )
         for row in rows
     )

@@ -12,7 +12,7 @@ from autotune.cli import console
 from autotune.hardware import Hardware
 from autotune.model import Model
 from autotune.model.footprint import Footprint
-from autotune.params import DEFAULT_N_BATCH, Params
+from autotune.params import DEFAULT_N_BATCH, Params, Program
 from autotune.recommend import Rung
 
 
@@ -26,36 +26,41 @@ class For(StrEnum):
 
 def inspect(
     *,
-    model: Annotated[Path, typer.Argument(help="The GGUF file; of a split model, any shard.")],
+    model: Annotated[
+        Path, typer.Argument(metavar="MODEL", help="The GGUF file; of a split model, any shard.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     ctx_size: Annotated[
-        int, typer.Option(min=1, help="Tokens of context, of all slots together.")
+        int, typer.Option(metavar="N", min=1, help="Tokens of context, of all slots together.")
     ] = 4096,
     cache_type_k: Annotated[str, typer.Option(metavar="TYPE", help="f16, q8_0, q4_0, ...")] = "f16",
     cache_type_v: Annotated[str, typer.Option(metavar="TYPE", help="f16, q8_0, q4_0, ...")] = "f16",
-    ubatch_size: Annotated[int, typer.Option(min=1, help="Physical batch size.")] = 512,
+    ubatch_size: Annotated[
+        int, typer.Option(metavar="N", min=1, help="Physical batch size.")
+    ] = 512,
     parallel: Annotated[
-        int | None, typer.Option(min=1, help="Slots; otherwise 4 for server, 1 elsewhere.")
+        int | None,
+        typer.Option(metavar="N", min=1, help="Slots; otherwise 4 for server, 1 elsewhere."),
     ] = None,
     n_gpu_layers: Annotated[
         int | None,
-        typer.Option(min=0, help="Layers on the GPU; otherwise all, where there is one."),
+        typer.Option(
+            metavar="N", min=0, help="Layers on the GPU; otherwise all, where there is one."
+        ),
     ] = None,
     n_cpu_moe: Annotated[
-        int, typer.Option(min=0, help="First layers whose experts stay on the CPU.")
+        int, typer.Option(metavar="N", min=0, help="First layers whose experts stay on the CPU.")
     ] = 0,
     program: Annotated[For, typer.Option("--for", help="The program to count for.")] = For.server,
 ) -> None:
-    """Print what a GGUF is and the memory that it needs, by part and place.
+    """Print what a GGUF is and needs, by part and place.
 
     Example: lcm inspect gemma-3-270m.gguf --ctx-size 32768 --cache-type-k q8_0
     """
     from autotune.cli.compose import inspect_answer  # noqa: PLC0415 - --help does not pay for it
     from autotune.hardware import detect_hardware  # noqa: PLC0415
     from autotune.model import analyze_model  # noqa: PLC0415
-    from autotune.model.footprint import footprint  # noqa: PLC0415
-    from autotune.recommend import context_ladder  # noqa: PLC0415
-    from autotune.recommend.placement import Placement, used_gpus  # noqa: PLC0415
+    from autotune.recommend.placement import used_gpus  # noqa: PLC0415
 
     analyzed, hardware = analyze_model(model), detect_hardware()
     hardware = replace(hardware, gpus=used_gpus(hardware.gpus))
@@ -69,31 +74,37 @@ def inspect(
         n_gpu_layers=n_gpu_layers,
         n_cpu_moe=n_cpu_moe,
     )
-    gpus = _gpus(hardware, n_gpu_layers)
-    complete = bool(gpus) and not n_cpu_moe
-    complete = complete and (n_gpu_layers is None or n_gpu_layers >= analyzed.n_offloadable)
-
-    def configured(n_ctx: int, cache_type: str) -> Placement:
-        asked = replace(params, n_ctx=n_ctx, type_k=cache_type, type_v=cache_type)
-        memory = footprint(analyzed, asked, program=program.value, gpus=gpus)
-        return Placement(params=asked, memory=memory, complete=complete)
-
-    memory = footprint(analyzed, params, program=program.value, gpus=gpus)
-    ladder = context_ladder(hardware, analyzed, configured)
+    memory, ladder = _needs(analyzed, hardware, params, program.value)
     if as_json:
         console.answer(inspect_answer(analyzed, memory, ladder))
-    else:
-        console.text(_described(analyzed, memory, ladder))
+        return
+    parts = [_model_lines(analyzed), _memory_lines(memory), _ladder_lines(ladder)]
+    if len(memory.gpus) > len(hardware.gpus):
+        parts.append("This machine has no GPU: the one above is counted, but cannot be judged.")
+    console.text("\n\n".join(parts))
 
 
-def _gpus(hardware: Hardware, n_gpu_layers: int | None) -> list[float]:
-    """The devices to count for: this machine's, or one that is asked about."""
-    detected = [float(gpu.free_bytes) for gpu in hardware.gpus]
-    return detected or ([1.0] if n_gpu_layers else [])
+def _needs(
+    model: Model, hardware: Hardware, params: Params, program: Program
+) -> tuple[Footprint, tuple[Rung, ...]]:
+    """The memory of the configuration that is asked about, and of its neighbours."""
+    from autotune.model.footprint import footprint  # noqa: PLC0415
+    from autotune.recommend import context_ladder  # noqa: PLC0415
+    from autotune.recommend.placement import Placement  # noqa: PLC0415
 
+    asked = params.n_gpu_layers
+    # Without a GPU here, layers that are asked for go to one that could be.
+    gpus = [float(gpu.free_bytes) for gpu in hardware.gpus] or ([1.0] if asked else [])
+    offloaded = model.n_offloadable if asked is None else asked
+    complete = bool(gpus) and not params.n_cpu_moe and offloaded >= model.n_offloadable
 
-def _described(model: Model, memory: Footprint, ladder: Sequence[Rung]) -> str:
-    return "\n\n".join([_model_lines(model), _memory_lines(memory), _ladder_lines(ladder)])
+    def configured(n_ctx: int, cache_type: str) -> Placement:
+        rung = replace(params, n_ctx=n_ctx, type_k=cache_type, type_v=cache_type)
+        memory = footprint(model, rung, program=program, gpus=gpus)
+        return Placement(params=rung, memory=memory, complete=complete)
+
+    memory = footprint(model, params, program=program, gpus=gpus)
+    return memory, context_ladder(hardware, model, configured)
 
 
 def _model_lines(model: Model) -> str:
@@ -109,7 +120,7 @@ def _model_lines(model: Model) -> str:
         ),
         (
             f"{model.shape.n_layers} layers{experts}; trained on {model.shape.n_ctx_train} tokens; "
-            f"vocabulary of {model.n_vocab}"
+            f"vocabulary {model.n_vocab}"
         ),
     ]
     return "\n".join(lines + [f"note: {console.printable(note)}" for note in model.notes])
@@ -132,7 +143,10 @@ def _memory_lines(memory: Footprint) -> str:
             ("together", "total_bytes", "~"),
         )
     ]
-    return console.table(rows) + "\n~ an estimate; the others are exact (docs/numbers.md)"
+    return (
+        console.table(rows, "<" + ">" * len(places))
+        + "\n~ an estimate; the others are exact (docs/numbers.md)"
+    )
 
 
 def _ladder_lines(ladder: Sequence[Rung]) -> str:
@@ -142,4 +156,4 @@ def _ladder_lines(ladder: Sequence[Rung]) -> str:
         cache = sum(place.kv_cache_bytes for place in (rung.memory.host, *rung.memory.gpus))
         total = "~" + console.size(rung.memory.total_bytes)
         rows.append([str(rung.n_ctx), rung.cache_type, console.size(cache), total, verdict])
-    return console.table(rows)
+    return console.table(rows, ">>>><")

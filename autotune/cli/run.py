@@ -12,12 +12,14 @@ from autotune.recommend import Recommendation, Request
 
 def run(
     *,
-    model: Annotated[Path, typer.Option(help="The GGUF file; of a split model, any shard.")],
+    model: Annotated[
+        Path, typer.Option(metavar="PATH", help="The GGUF file; of a split model, any shard.")
+    ],
     optimize: Annotated[
         bool, typer.Option("--optimize", help="Print the recommended parameters as JSON.")
     ] = False,
     ctx_size: Annotated[
-        int | None, typer.Option(min=1, help="Tokens of context; otherwise what fits.")
+        int | None, typer.Option(metavar="N", min=1, help="Tokens of context; otherwise what fits.")
     ] = None,
     explain: Annotated[
         str | None,
@@ -26,7 +28,7 @@ def run(
         ),
     ] = None,
 ) -> None:
-    """Recommend llama.cpp parameters for a model on this machine, without running it.
+    """Recommend llama.cpp parameters, without running the model.
 
     Example: lcm run --model gemma-3-270m.gguf --optimize
     """
