@@ -46,6 +46,8 @@ def command(
     arguments += ["--flash-attn", _flash_attn(params.flash_attn)]
     if params.n_gpu_layers is not None:  # What was planned is what is loaded.
         arguments += ["--fit", "off"]
+    if params.n_gpu_layers == 0:  # Otherwise prompts are computed on a GPU that has no room for it.
+        arguments += ["--device", "none"]
     if program == "server" and cache_ram_mib is not None:
         arguments += ["--cache-ram", str(cache_ram_mib)]
     return tuple(arguments)
