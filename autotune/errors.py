@@ -5,7 +5,9 @@
     └── SurroundingsError       3   something this run needs is not there or not usable
         ├── ModelNotFound           no file at the path
         ├── ModelUnreadable         a file that may not or cannot be read, or a directory
-        └── GGUFInvalid             the file is empty, not GGUF, truncated or malformed
+        ├── GGUFInvalid             the file is empty, not GGUF, truncated or malformed
+        ├── LlamaCppNotFound        one of llama.cpp's programs is nowhere
+        └── LlamaCppUnusable        it is there, but does not run, or cannot do what is needed
 
 What the user sees is `lcm: error: <message>` and then `hint: <hint>`.
 """
@@ -49,3 +51,11 @@ class ModelUnreadable(SurroundingsError):
 
 class GGUFInvalid(SurroundingsError):
     """The bytes are not a GGUF that llama.cpp could load."""
+
+
+class LlamaCppNotFound(SurroundingsError):
+    """One of llama.cpp's programs is in none of the places where it is looked for."""
+
+
+class LlamaCppUnusable(SurroundingsError):
+    """A program of llama.cpp does not run here, or cannot do what is needed."""

@@ -1,0 +1,203 @@
+"""What one program of llama.cpp can: asked of the program itself, by `--help`, not by its version.
+
+A version can be 0, "unknown" or wrong; a help text is what the argument parser believes. The answer
+is kept by the identity of the program's files, because a package manager may replace any of them.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from autotune.errors import LlamaCppUnusable
+from autotune.llama_cpp.locate import Program
+
+if TYPE_CHECKING:
+    from autotune.llama_cpp import process
+
+# A CUDA build initialises its devices before it answers.
+HELP_TIMEOUT_S = 60.0
+
+# Flags of an option, then its values; matches the help texts of tests/fixtures/llama_bench.
+_OPTION = re.compile(r"^\s*(-{1,2}[A-Za-z][\w-]*(?:,?\s+-{1,2}[A-Za-z][\w-]*)*)\s*(.*)$")
+_FLAG = re.compile(r"-{1,2}[A-Za-z][\w-]*")
+_CHOICES = re.compile(r"[<\[{]([^>\]}]*)[>\]}]")
+_DEVICE = re.compile(r"^\s+(\S+?): (.*) \((\d+) MiB, (\d+) MiB free\)")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A device that the program can offload to, as it names it itself."""
+
+    name: str  # CUDA0, RPC0, Vulkan1
+    description: str
+    total_mib: int
+    free_mib: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Capabilities:
+    """The flags that a program takes, each with the values that its help lists."""
+
+    options: Mapping[str, tuple[str, ...]]
+    version: str  # As the program prints it; "" where it does not.
+
+    def has(self, flag: str) -> bool:
+        """The program takes `flag`."""
+        return flag in self.options
+
+    def choices(self, flag: str) -> tuple[str, ...]:
+        """The values that the help lists for `flag`."""
+        return self.options.get(flag, ())
+
+    @property
+    def flavor(self) -> Literal["llama.cpp", "ik_llama.cpp"]:
+        """Which project the program is of; ik_llama.cpp speaks a dialect of its own."""
+        return "ik_llama.cpp" if self.has("-fmoe") or self.has("-rtr") else "llama.cpp"
+
+    @property
+    def streams_records(self) -> bool:
+        """Records come one by one, each on its line (llama.cpp b3661, 2024-09)."""
+        return "jsonl" in self.choices("-o")
+
+
+def parse_help(text: str) -> dict[str, tuple[str, ...]]:
+    """The options in a help text, each flag with the values that are listed for it."""
+    options: dict[str, tuple[str, ...]] = {}
+    for line in text.splitlines():
+        match = _OPTION.match(line)
+        if not match:
+            continue
+        choices = _CHOICES.search(match[2])
+        values = tuple(re.split(r"[|,]", choices[1])) if choices and "|" in choices[1] else ()
+        for flag in _FLAG.findall(match[1]):
+            options.setdefault(flag, values)
+    return options
+
+
+def parse_devices(text: str) -> tuple[Device, ...]:
+    """The devices in the output of `--list-devices`."""
+    return tuple(
+        Device(
+            name=match[1],
+            description=match[2],
+            total_mib=int(match[3]),
+            free_mib=int(match[4]),
+        )
+        for match in map(_DEVICE.match, text.splitlines())
+        if match
+    )
+
+
+def ask(program: Program) -> Capabilities:
+    """Ask the program what it can.
+
+    Raises:
+        LlamaCppUnusable: it cannot be executed, or its help is none.
+    """
+    answer = _run(program, "--help")
+    options = parse_help(answer.stdout + "\n" + answer.stderr)
+    if "-m" not in options:
+        raise LlamaCppUnusable(
+            f"{' '.join(program.command)} --help does not print llama.cpp's options "
+            f"(exit code {answer.code})",
+            hint=_last_lines(answer) or "is this a program of llama.cpp?",
+        )
+    return Capabilities(options=options, version=_version(program, options))
+
+
+def devices(program: Program, capabilities: Capabilities, *arguments: str) -> tuple[Device, ...]:
+    """The devices that the program can use now, with their free memory; none where it cannot tell.
+
+    Args:
+        program: the program.
+        capabilities: what it can.
+        arguments: what it needs to know of them beforehand, such as `--rpc HOST:PORT`.
+    """
+    if not capabilities.has("--list-devices"):
+        return ()
+    return parse_devices(_run(program, *arguments, "--list-devices").stdout)
+
+
+def ask_once(program: Program, cache: Path) -> Capabilities:
+    """`ask`, unless it was asked before of the very same files.
+
+    Args:
+        program: the program.
+        cache: a folder of this user, made where it is missing.
+    """
+    file = cache / f"{identity(program)}.json"
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        options = {flag: tuple(values) for flag, values in kept["options"].items()}
+        return Capabilities(options=options, version=str(kept["version"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        asked = ask(program)
+        _keep(file, asked)
+        return asked
+
+
+def identity(program: Program) -> str:
+    """Changes whenever the program or a library beside it does."""
+    path = Path(program.command[0]).resolve()
+    files = [path, *sorted(_libraries(path))]
+    digest = hashlib.sha256("\0".join(program.command).encode("utf-8", "surrogateescape"))
+    for file in files:
+        status = file.stat()
+        digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+    return digest.hexdigest()[:32]
+
+
+def _libraries(path: Path) -> list[Path]:
+    folders = [path.parent, path.parent.parent / "lib"]
+    patterns = ("lib*ggml*", "lib*llama*", "ggml*.dll", "llama*.dll")
+    return [file for folder in folders for pattern in patterns for file in folder.glob(pattern)]
+
+
+def _keep(file: Path, capabilities: Capabilities) -> None:
+    """Remember; where that is not possible, the next call asks again."""
+    text = json.dumps({"options": dict(capabilities.options), "version": capabilities.version})
+    beside = file.with_suffix(f".{os.getpid()}")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(text, encoding="utf-8")
+        beside.replace(file)
+    except OSError:
+        beside.unlink(missing_ok=True)
+
+
+def _version(program: Program, options: Mapping[str, tuple[str, ...]]) -> str:
+    if "--version" not in options:
+        return ""
+    answer = _run(program, "--version")  # It prints to stderr.
+    lines = (
+        line for line in (answer.stdout + "\n" + answer.stderr).splitlines() if "version" in line
+    )
+    return next(lines, "").removeprefix("version: ").strip()
+
+
+def _run(program: Program, *arguments: str) -> "process.Finished":
+    from autotune.llama_cpp import process  # noqa: PLC0415 - what is remembered needs no process
+
+    command = [*program.command, *arguments]
+    try:
+        answer = process.run(command, timeout=HELP_TIMEOUT_S)
+    except OSError as error:
+        raise LlamaCppUnusable(
+            f"{program.command[0]} cannot be executed: {error.strerror}",
+            hint="is it built for this system and processor?",
+        ) from error
+    if answer.timed_out:
+        raise LlamaCppUnusable(
+            f"{' '.join(command)} did not answer within {HELP_TIMEOUT_S:.0f} s",
+            hint="run it by hand; a GPU driver that hangs shows itself here first",
+        )
+    return answer
+
+
+def _last_lines(answer: "process.Finished") -> str:
+    return "\n".join((answer.stderr or answer.stdout).splitlines()[-3:])
