@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 
-from fakes.hosts import GIB, MIB, recorded, zoo_model
+from fakes.hosts import GIB, MIB, card, recorded, zoo_model
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -103,18 +103,7 @@ contexts = st.one_of(st.none(), st.integers(1, 200_000))
 
 
 def with_one_gpu(free_bytes: int) -> Hardware:
-    (gpu,) = (
-        Gpu(
-            backend="CUDA",
-            index=0,
-            name="card",
-            total_bytes=96 * GIB,
-            free_bytes=free_bytes,
-            integrated=False,
-            driver="",
-            compute_capability="",
-        ),
-    )
+    gpu = replace(card(0, 96), free_bytes=free_bytes)
     return replace(recorded("one-socket-smt"), gpus=(gpu,))
 
 
