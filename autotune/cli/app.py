@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.error("interrupted", "nothing was changed; run the same command again")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        console.silence_broken_pipe()
+        console.discard_stdout()
         return EXIT_DONE
     except Exception as error:
         if "LCM_DEBUG" in os.environ:
@@ -77,7 +77,10 @@ def _run(given: list[str]) -> int:
     try:
         arguments = _specified_spelling(given) or ["--help"]
         result = app(arguments, prog_name="lcm", standalone_mode=False)
-        sys.stdout.flush()  # A closed pipe shows here, not in the interpreter's last moments.
+        if (
+            sys.stdout is not None
+        ):  # A closed pipe shows here, not in the interpreter's last moments.
+            sys.stdout.flush()
     except typer.Abort:
         raise KeyboardInterrupt from None
     except SystemExit:  # What Typer makes of a closed pipe; it leaves everything else to us.
