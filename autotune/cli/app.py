@@ -20,8 +20,6 @@ _CommandLineError: type[Exception] = typer.BadParameter.__mro__[2]
 
 app = typer.Typer(
     add_completion=False,
-    help="The right llama.cpp flags for this machine and this model.",
-    no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # Rich costs 75 ms.
 )
@@ -45,7 +43,10 @@ def options(
         ),
     ] = False,
 ) -> None:
-    """The right llama.cpp flags for this machine and this model."""
+    """The right llama.cpp flags for this machine and this model.
+
+    Example: lcm --run --model gemma-3-270m.gguf --optimize
+    """
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         console.error("interrupted", "nothing was changed; run the same command again")
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        console.silence_broken_pipe()
+        console.discard_stdout()
         return EXIT_DONE
     except Exception as error:
         if "LCM_DEBUG" in os.environ:
@@ -74,13 +75,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(given: list[str]) -> int:
     try:
-        result = app(_specified_spelling(given), prog_name="lcm", standalone_mode=False)
-        sys.stdout.flush()  # A closed pipe shows here, not in the interpreter's last moments.
+        arguments = _specified_spelling(given) or ["--help"]
+        result = app(arguments, prog_name="lcm", standalone_mode=False)
+        if (
+            sys.stdout is not None
+        ):  # A closed pipe shows here, not in the interpreter's last moments.
+            sys.stdout.flush()
     except typer.Abort:
         raise KeyboardInterrupt from None
+    except SystemExit:  # What Typer makes of a closed pipe; it leaves everything else to us.
+        raise BrokenPipeError from None
     except _CommandLineError as error:
         message = getattr(error, "format_message", error.__str__)()
         raise ConfigError(_sentence(message), hint="see lcm --help") from None
+    if result == EXIT_INTERRUPTED:  # What Typer makes of SIGINT.
+        raise KeyboardInterrupt
     return result if isinstance(result, int) else EXIT_DONE
 
 

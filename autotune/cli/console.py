@@ -5,6 +5,8 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 
+from autotune.errors import SurroundingsError
+
 
 def answer(value: Mapping[str, object]) -> None:
     """Print the answer as JSON."""
@@ -12,27 +14,46 @@ def answer(value: Mapping[str, object]) -> None:
 
 
 def text(lines: str) -> None:
-    """Print the answer as text."""
-    print(lines)
+    """Print the answer as text.
+
+    Raises:
+        BrokenPipeError: the reader is gone, which is no error of ours.
+        SurroundingsError: the disk that it is written to is full, or the like.
+    """
+    try:
+        print(lines, flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        discard_stdout()
+        raise SurroundingsError(
+            f"the answer could not be written: {error.strerror}",
+            hint="make room there, or send it elsewhere",
+        ) from error
 
 
 def warning(what: str) -> None:
     """Say what may be wrong, and go on."""
-    print(f"lcm: warning: {printable(what)}", file=sys.stderr)
+    _say(f"lcm: warning: {printable(what)}")
 
 
 def error(message: str, hint: str) -> None:
     """Say what went wrong, and the next step."""
-    print(f"lcm: error: {printable(message)}", file=sys.stderr)
+    _say(f"lcm: error: {printable(message)}")
     if hint:
-        print(f"hint: {printable(hint)}", file=sys.stderr)
+        _say(f"hint: {printable(hint)}")
+
+
+def _say(line: str) -> None:
+    if sys.stderr is not None:  # Closed; print would take stdout instead.
+        print(line, file=sys.stderr)
 
 
 def printable(what: str) -> str:
-    """Without characters that would command a terminal: a file's name and metadata can hold any."""
+    """One line that commands no terminal: a file's name and metadata can hold any character."""
     return "".join(
         character
-        if character.isprintable() or character == "\n"
+        if character.isprintable()
         else character.encode("unicode_escape", "surrogatepass").decode()
         for character in what
     )
@@ -51,8 +72,8 @@ def table(rows: Sequence[Sequence[str]], alignment: str) -> str:
     return "\n".join(line.rstrip() for line in lines)
 
 
-def silence_broken_pipe() -> None:
-    """Let the interpreter exit quietly when the reader of stdout is gone."""
+def discard_stdout() -> None:
+    """Let the interpreter exit quietly when stdout takes nothing any more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 

@@ -41,6 +41,8 @@ GPU_CONTEXT = 32768
 PROCESS_BYTES = 300 * rules.MIB
 # More than this share of the available memory leaves too little for page cache and other programs.
 COMFORTABLE_SHARE = 0.85
+# Below two bits a weight, hardly any model is published, and none that is worth running.
+SMALLEST_BITS = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,7 +136,7 @@ def generate_recommendations(
         choices=choices,
         warnings=_warnings(hardware, model, placement.params, memlock),
         verdict=verdict,
-        next_step=_next_step(hardware, placement, verdict, ladder),
+        next_step=_next_step(hardware, model, placement, verdict, ladder),
         program=request.program,
         memory=placement.memory,
         ladder=ladder,
@@ -197,7 +199,7 @@ def context_ladder(
                     memory=placement.memory,
                     all_on_gpu=placement.complete,
                     verdict=judge(hardware, placement.memory),
-                    beyond_training=n_ctx > model.shape.n_ctx_train,
+                    beyond_training=n_ctx > model.shape.n_ctx_train > 0,
                 )
             )
     return tuple(rungs)
@@ -217,7 +219,7 @@ def _context(
         value=value,
         reason=reason,
         evidence=(
-            f"the model was trained on {trained} tokens",
+            f"the model was trained on {trained or 'an untold number of'} tokens",
             "`context_ladder` shows the others",
         ),
     )
@@ -297,6 +299,7 @@ def _warnings(
 
 def _next_step(
     hardware: Hardware,
+    model: Model,
     placement: Placement,
     verdict: Verdict,
     ladder: Sequence[Rung],
@@ -313,11 +316,10 @@ def _next_step(
         return f"--ctx-size {best.n_ctx}{cache} fits in {needed} of RAM"
     spare = COMFORTABLE_SHARE * hardware.memory.available_bytes
     room = spare - host_needs(hardware, placement.memory) + placement.memory.host.weights_bytes
-    if room > 0:
+    smallest = SMALLEST_BITS / 8 * model.n_parameters / max(model.weight_bytes, 1)
+    if room >= smallest * placement.memory.host.weights_bytes:
         return (
             f"a quantization whose weights take at most {gib(room)} in RAM (these take "
             f"{gib(placement.memory.host.weights_bytes)}), or close other programs"
         )
-    return (
-        f"a smaller model: even without weights this one needs more than the {gib(spare)} to spare"
-    )
+    return f"a smaller model: no quantization of this one fits in the {gib(spare)} to spare"
