@@ -142,9 +142,12 @@ class WarningSection(TypedDict):
 CommandSection = TypedDict(
     "CommandSection",
     {
-        "dialect": Annotated[str, "whose flags these are; the installed llama.cpp is not asked"],
+        "dialect": Annotated[
+            str, "whose flags these are: those of the installed llama.cpp, if any"
+        ],
         "llama-cli": list[str],
         "llama-server": list[str],
+        "unsupported": Annotated[list[str], "what the installed program cannot be told, and why"],
     },
 )
 

@@ -14,7 +14,7 @@ from autotune.cli.answer import (
     RungSection,
 )
 from autotune.hardware import Hardware, Storage
-from autotune.llama_cpp.dialect import DIALECT, command
+from autotune.llama_cpp.launch import launch
 from autotune.model import Model
 from autotune.model.footprint import Footprint, Place
 from autotune.recommend import Recommendation, Rung
@@ -28,7 +28,8 @@ def run_answer(
 ) -> RunAnswer:
     """The answer of `lcm run --optimize`."""
     params = {choice.key: choice.value for choice in recommendation.choices}
-    path, cache_ram = str(model.path), params["--cache-ram"]
+    cli = launch("cli", model.path, recommendation.params)
+    server = launch("server", model.path, recommendation.params)
     return {
         "schema_version": SCHEMA_VERSION,
         "hardware": hardware_section(hardware, storage),
@@ -43,16 +44,10 @@ def run_answer(
         "memory": memory_section(recommendation.memory),
         "context_ladder": [rung_section(rung) for rung in recommendation.ladder],
         "command": {
-            "dialect": DIALECT,
-            "llama-cli": list(command("cli", path, recommendation.params)),
-            "llama-server": list(
-                command(
-                    "server",
-                    path,
-                    recommendation.params,
-                    cache_ram_mib=cache_ram if isinstance(cache_ram, int) else None,
-                )
-            ),
+            "dialect": server.dialect,
+            "llama-cli": list(cli.argv),
+            "llama-server": list(server.argv),
+            "unsupported": [*cli.unsupported, *server.unsupported],
         },
     }
 

@@ -1,6 +1,14 @@
 """The only room that knows llama.cpp's programs.
 
-    dialect   one configuration as the argument list of llama-cli or llama-server
-
-The dialect is that of llama.cpp 0.5.0 (2026-09); which one an installed binary speaks is not asked.
+locate        where they are
+capabilities  what one of them can, by its own help
+dialect       one configuration as the argument list that it understands
+launch        the command that starts llama-cli or llama-server
+grids         trials put together into what one llama-bench runs
+bench         llama-bench, run for many trials without losing one
+patience      how long each of its phases may take
+records       what it measured, and what it failed at
+failures      why it failed
+process       one child process, of which nothing is left behind
+environment   what it is started in
 """

@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -139,6 +140,18 @@ def ask_once(program: Program, cache: Path) -> Capabilities:
         asked = ask(program)
         _keep(file, asked)
         return asked
+
+
+def cache_folder(environ: Mapping[str, str]) -> Path:
+    """Where what programs can is remembered, by each system's custom."""
+    home = Path(environ.get("HOME") or Path("~").expanduser())
+    if environ.get("XDG_CACHE_HOME"):
+        base = Path(environ["XDG_CACHE_HOME"])
+    elif os.name == "nt" and environ.get("LOCALAPPDATA"):
+        base = Path(environ["LOCALAPPDATA"])
+    else:
+        base = home / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+    return base / "lcm-autotune" / "capabilities"
 
 
 def identity(program: Program) -> str:

@@ -1,8 +1,8 @@
 """Say one configuration in llama.cpp's own flags, as the installed program speaks them.
 
 `Params` and the JSON use logical names, because flags change: `--n-ctx` never was one, `--mlock`
-and `--no-mmap` became `--load-mode`, `-fa` took 0 and 1 before it took on, off and auto. Every value
-is said explicitly, because defaults change too. What a program cannot express is reported.
+and `--no-mmap` became `--load-mode`, `-fa` took 0 and 1 before it took on, off and auto. Every
+value is said explicitly, because defaults change too. What a program cannot express is reported.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

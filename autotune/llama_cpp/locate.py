@@ -154,5 +154,5 @@ def install_hint() -> str:
             return command
     return (
         "build it in a checkout of llama.cpp: cmake -B build && cmake --build build --target "
-        "llama-bench llama-server llama-cli; or unpack a release and set LCM_LLAMA_DIR to its folder"
+        "llama-bench llama-server llama-cli; or unpack a release and name it in LCM_LLAMA_DIR"
     )

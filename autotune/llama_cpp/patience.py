@@ -1,6 +1,6 @@
 """How long each phase of llama-bench may take, learned from those that were seen.
 
-A limit that is guessed is too short for a model on a slow disk or too long for a program that hangs.
+A limit that is guessed is too short for a model on a slow disk, or too long for a hanging program.
 So the first run of each kind is waited for generously, the others for a multiple of what it took.
 """
 

@@ -146,7 +146,10 @@ def generate_recommendations(
 def _params(placed: Params, choices: Sequence[Choice], *, locked: bool) -> Params:
     """The placement, with what the other rules chose."""
     chosen = {choice.key: choice.value for choice in choices}
-    threads, threads_batch = chosen["--threads"], chosen["--threads-batch"]
+    numbers = {key: chosen[key] for key in ("--threads", "--threads-batch", "--cache-ram")}
+    threads, threads_batch, cache_ram = (
+        value if isinstance(value, int) else None for value in numbers.values()
+    )
     mapped = not chosen["--no-mmap"]
     load_mode: Literal["mmap+mlock", "mlock", "none"] | None = None
     if locked:
@@ -155,8 +158,10 @@ def _params(placed: Params, choices: Sequence[Choice], *, locked: bool) -> Param
         load_mode = "none"
     return replace(
         placed,
-        n_threads=threads if isinstance(threads, int) else None,
-        n_threads_batch=threads_batch if isinstance(threads_batch, int) else None,
+        n_threads=threads,
+        n_threads_batch=threads_batch,
+        flash_attn="auto",
+        cache_ram=cache_ram,
         load_mode=load_mode,
         numa="distribute" if "--numa" in chosen else None,
     )
