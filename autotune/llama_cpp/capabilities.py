@@ -9,13 +9,13 @@ import json
 import os
 import re
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from autotune.errors import LlamaCppUnusable
-from autotune.llama_cpp.locate import Program
+from autotune.llama_cpp.locate import PROGRAMS, Program, install_hint
 
 if TYPE_CHECKING:
     from autotune.llama_cpp import process
@@ -27,6 +27,12 @@ HELP_TIMEOUT_S = 60.0
 _OPTION = re.compile(r"^\s*(-{1,2}[A-Za-z][\w-]*(?:,?\s+-{1,2}[A-Za-z][\w-]*)*)\s*(.*)$")
 _FLAG = re.compile(r"-{1,2}[A-Za-z][\w-]*")
 _CHOICES = re.compile(r"[<\[{]([^>\]}]*)[>\]}]")
+# What glibc's loader, musl's and macOS's say; each names the file.
+_NO_LIBRARY = re.compile(
+    r"error while loading shared libraries: ([^:]+):"
+    r"|Error loading shared library ([^:]+):"
+    r"|Library not loaded: (\S+)"
+)
 _DEVICE = re.compile(r"^\s+(\S+?): (.*) \((\d+) MiB, (\d+) MiB free\)")
 
 
@@ -46,6 +52,8 @@ class Capabilities:
 
     options: Mapping[str, tuple[str, ...]]
     version: str  # As the program prints it; "" where it does not.
+    # Each flag with all on its line of the help: other names of one setting, opposites included.
+    aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def has(self, flag: str) -> bool:
         """The program takes `flag`."""
@@ -54,6 +62,10 @@ class Capabilities:
     def choices(self, flag: str) -> tuple[str, ...]:
         """The values that the help lists for `flag`."""
         return self.options.get(flag, ())
+
+    def same_setting(self, flag: str) -> tuple[str, ...]:
+        """All flags that set what `flag` sets, itself among them."""
+        return self.aliases.get(flag, (flag,))
 
     @property
     def flavor(self) -> Literal["llama.cpp", "ik_llama.cpp"]:
@@ -69,15 +81,29 @@ class Capabilities:
 def parse_help(text: str) -> dict[str, tuple[str, ...]]:
     """The options in a help text, each flag with the values that are listed for it."""
     options: dict[str, tuple[str, ...]] = {}
-    for line in text.splitlines():
-        match = _OPTION.match(line)
-        if not match:
-            continue
-        choices = _CHOICES.search(match[2])
+    for flags, rest in _option_lines(text):
+        choices = _CHOICES.search(rest)
         values = tuple(re.split(r"[|,]", choices[1])) if choices and "|" in choices[1] else ()
-        for flag in _FLAG.findall(match[1]):
+        for flag in flags:
             options.setdefault(flag, values)
     return options
+
+
+def parse_aliases(text: str) -> dict[str, tuple[str, ...]]:
+    """The flags in a help text, each with those that stand on its line."""
+    aliases: dict[str, tuple[str, ...]] = {}
+    for flags, _ in _option_lines(text):
+        for flag in flags:
+            aliases.setdefault(flag, flags)
+    return aliases
+
+
+def _option_lines(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Each line that begins with flags: these, and what follows them."""
+    for line in text.splitlines():
+        match = _OPTION.match(line)
+        if match:
+            yield tuple(_FLAG.findall(match[1])), match[2]
 
 
 def parse_devices(text: str) -> tuple[Device, ...]:
@@ -101,14 +127,31 @@ def ask(program: Program) -> Capabilities:
         LlamaCppUnusable: it cannot be executed, or its help is none.
     """
     answer = _run(program, "--help")
-    options = parse_help(answer.stdout + "\n" + answer.stderr)
+    text = answer.stdout + "\n" + answer.stderr
+    options = parse_help(text)
     if "-m" not in options:
-        raise LlamaCppUnusable(
-            f"{' '.join(program.command)} --help does not print llama.cpp's options "
-            f"(exit code {answer.code})",
-            hint=_last_lines(answer) or "is this a program of llama.cpp?",
+        raise _unusable(program, answer)
+    return Capabilities(
+        options=options, version=_version(program, options), aliases=parse_aliases(text)
+    )
+
+
+def _unusable(program: Program, answer: "process.Finished") -> LlamaCppUnusable:
+    """Why there is no help."""
+    library = _NO_LIBRARY.search(answer.stderr)
+    if library:
+        return LlamaCppUnusable(
+            f"{program.path} does not start: the shared library {library[library.lastindex or 0]} "
+            "is missing",
+            hint=f"install it anew with all of its libraries: {install_hint()}",
         )
-    return Capabilities(options=options, version=_version(program, options))
+    ended = f"exit code {answer.code}" if answer.code >= 0 else f"signal {-answer.code}"
+    last = (answer.stderr or answer.stdout).strip().rpartition("\n")[2]
+    return LlamaCppUnusable(
+        f"{' '.join(program.command)} --help does not print llama.cpp's options ({ended})"
+        + (f": {last}" if last else ""),
+        hint="is this a program of llama.cpp, built for this processor?",
+    )
 
 
 def devices(program: Program, capabilities: Capabilities, *arguments: str) -> tuple[Device, ...]:
@@ -134,8 +177,11 @@ def ask_once(program: Program, cache: Path) -> Capabilities:
     file = cache / f"{identity(program)}.json"
     try:
         kept = json.loads(file.read_text(encoding="utf-8"))
-        options = {flag: tuple(values) for flag, values in kept["options"].items()}
-        return Capabilities(options=options, version=str(kept["version"]))
+        options, aliases = (
+            {flag: tuple(values) for flag, values in kept[name].items()}
+            for name in ("options", "aliases")
+        )
+        return Capabilities(options=options, version=str(kept["version"]), aliases=aliases)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         asked = ask(program)
         _keep(file, asked)
@@ -157,11 +203,23 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 def identity(program: Program) -> str:
     """Changes whenever the program or a library beside it does."""
     path = Path(program.command[0]).resolve()
-    files = [path, *sorted(_libraries(path))]
-    digest = hashlib.sha256("\0".join(program.command).encode("utf-8", "surrogateescape"))
+    return _digest("\0".join(program.command), [path, *sorted(_libraries(path))])
+
+
+def build_identity(program: Program) -> str:
+    """The same for every program of one build, as far as they lie together; changes with any."""
+    path = program.path.resolve()
+    beside = [path.with_name(name + path.suffix) for name in ("llama", *PROGRAMS)]
+    files = {path, *(file for file in beside if file.is_file()), *_libraries(path)}
+    return _digest("", sorted(files))
+
+
+def _digest(words: str, files: list[Path]) -> str:
+    digest = hashlib.sha256(words.encode("utf-8", "surrogateescape"))
     for file in files:
         status = file.stat()
-        digest.update(f"{file.name}\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
+        name = file.name.encode("utf-8", "surrogateescape")
+        digest.update(name + f"\0{status.st_size}\0{status.st_mtime_ns}\0".encode())
     return digest.hexdigest()[:32]
 
 
@@ -173,7 +231,13 @@ def _libraries(path: Path) -> list[Path]:
 
 def _keep(file: Path, capabilities: Capabilities) -> None:
     """Remember; where that is not possible, the next call asks again."""
-    text = json.dumps({"options": dict(capabilities.options), "version": capabilities.version})
+    text = json.dumps(
+        {
+            "options": dict(capabilities.options),
+            "version": capabilities.version,
+            "aliases": dict(capabilities.aliases),
+        }
+    )
     beside = file.with_suffix(f".{os.getpid()}")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +274,3 @@ def _run(program: Program, *arguments: str) -> "process.Finished":
             hint="run it by hand; a GPU driver that hangs shows itself here first",
         )
     return answer
-
-
-def _last_lines(answer: "process.Finished") -> str:
-    return "\n".join((answer.stderr or answer.stdout).splitlines()[-3:])
