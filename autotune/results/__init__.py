@@ -1,0 +1,5 @@
+"""What was measured, kept and handed out again.
+
+- profile: the parameters that proved best for one model, on one machine, under one build
+- typed: a value out of JSON, held against a type
+"""
