@@ -12,9 +12,11 @@
 What the user sees is `lcm: error: <message>` and then `hint: <hint>`.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 EXIT_DONE = 0
+EXIT_NO = 1  # A clean "no": nothing failed, and the answer is not the hoped-for one.
 EXIT_BUG = 70  # EX_SOFTWARE in BSD's sysexits.h
 
 
@@ -23,9 +25,10 @@ class AutotuneError(Exception):
 
     exit_code: ClassVar[int]
 
-    def __init__(self, message: str, *, hint: str) -> None:
-        super().__init__(message)
+    def __init__(self, message: str, *, hint: str, details: Sequence[str] = ()) -> None:
+        super().__init__("\n".join([message, *details]))
         self.message = message
+        self.details = tuple(details)  # Each is shown on a line of its own, below the message.
         self.hint = hint
 
 

@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(given)
     except AutotuneError as error:
-        console.error(error.message, error.hint)
+        console.error(error.message, error.hint, error.details)
         return error.exit_code
     except KeyboardInterrupt:
         console.error("interrupted", "nothing was changed; run the same command again")

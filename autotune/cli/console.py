@@ -37,9 +37,16 @@ def warning(what: str) -> None:
     _say(f"lcm: warning: {printable(what)}")
 
 
-def error(message: str, hint: str) -> None:
+def note(what: str) -> None:
+    """Say what is being done, beside the answer."""
+    _say(f"lcm: {printable(what)}")
+
+
+def error(message: str, hint: str, details: Sequence[str] = ()) -> None:
     """Say what went wrong, and the next step."""
     _say(f"lcm: error: {printable(message)}")
+    for detail in details:
+        _say(f"  - {printable(detail)}")
     if hint:
         _say(f"hint: {printable(hint)}")
 

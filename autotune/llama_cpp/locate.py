@@ -133,8 +133,9 @@ def _not_found(name: str, places: list[Place], environ: Mapping[str, str]) -> Ll
     for place in places:
         by_description.setdefault(place.description, []).append(" ".join(place.command))
     looked += [f"{what}: {', '.join(paths)}" for what, paths in by_description.items()]
-    listed = "".join(f"\n  - {line}" for line in looked)
-    return LlamaCppNotFound(f"{name} was not found; looked at{listed}", hint=install_hint())
+    return LlamaCppNotFound(
+        f"{name} was not found; looked at:", details=looked, hint=install_hint()
+    )
 
 
 def _unset(environ: Mapping[str, str]) -> str:
