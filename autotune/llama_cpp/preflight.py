@@ -1,0 +1,153 @@
+"""Try llama-bench before it is relied on: a build can answer `--help` and die in its first prompt.
+
+The prompt and the generation go through different kernels, so there is one of each. They are tiny,
+but the weights are read from the disk twice, so that a large model takes its time.
+"""
+
+import re
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from autotune.errors import LlamaCppUnusable
+from autotune.llama_cpp import failures, process
+from autotune.llama_cpp.capabilities import Capabilities
+from autotune.llama_cpp.locate import Program
+from autotune.llama_cpp.records import BadRecord, FailureKind, Record, parse_record
+
+N_PROMPT, N_GEN = 16, 2
+TIMEOUT_S = 1800.0  # 300 GB from a disk of 170 MB/s, as in `patience`.
+HELP_TIMEOUT_S = 60.0
+
+# llama-bench's own words, before anything else: tools/llama-bench/llama-bench.cpp.
+_SLOW_BUILD = re.compile(r"warning: (debug build|asserts enabled|sanitizer enabled)")
+_IN_WORDS = {
+    "debug build": "a debug build, without the compiler's optimization",
+    "asserts enabled": "built with its assertions enabled",
+    "sanitizer enabled": "built with a sanitizer",
+}
+# AMX that is announced and not enabled ends in either of the two.
+_WRONG_INSTRUCTION = (-signal.SIGILL, -signal.SIGSEGV)
+_NO_REPACK = ("--repack", "0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preflight:
+    """Whether a llama-bench really runs here."""
+
+    usable: bool
+    reason: str = ""  # Why not; or what has to be done for it.
+    remedy: str = ""
+    repack_off: bool = False  # It runs only with `--repack 0`.
+    backends: str = ""  # As it names them in its records: "CPU", "CUDA,BLAS".
+
+
+def preflight(
+    program: Program, capabilities: Capabilities, model: Path, *, timeout: float = TIMEOUT_S
+) -> Preflight:
+    """Run a tiny prompt and a tiny generation of `model`.
+
+    Args:
+        program: a llama-bench.
+        capabilities: what it can.
+        model: any model that it should be able to load.
+        timeout: seconds for all of it.
+
+    Raises:
+        LlamaCppUnusable: it cannot be executed at all.
+    """
+    if not capabilities.streams_records:
+        return Preflight(
+            usable=False,
+            reason="it has no `-o jsonl`, so that a crash would lose what was measured",
+            remedy="update llama.cpp to a build of September 2024 (b3661) or later",
+        )
+    command = [*program.command, *_arguments(capabilities, model)]
+    first = _run(command, timeout)
+    verdict = _judge(first)
+    if verdict.usable or first.code not in _WRONG_INSTRUCTION or not capabilities.has("--repack"):
+        return verdict
+    second = _judge(_run([*command, *_NO_REPACK], timeout))
+    if not second.usable:
+        return verdict
+    return replace(
+        second,
+        repack_off=True,
+        reason=f"with repacked weights it ends by {signal.Signals(-first.code).name}, and runs "
+        "with --repack 0",
+        remedy="use a build for this processor, or --no-repack with llama-cli and llama-server",
+    )
+
+
+def slow_build(program: Program) -> str:
+    """What makes a llama-bench slow by its own words, which it says before its help; "" if fast."""
+    return _slow(_run([*program.command, "--help"], HELP_TIMEOUT_S).stderr)
+
+
+def _arguments(capabilities: Capabilities, model: Path) -> list[str]:
+    # Two layers make every device that there is compute, and are in no one's way.
+    arguments = ["-m", str(model), "-p", str(N_PROMPT), "-n", str(N_GEN), "-r", "1", "-t", "1"]
+    arguments += ["-ngl", "2", "-o", "jsonl"]
+    return arguments + (["--no-warmup"] if capabilities.has("--no-warmup") else [])
+
+
+def _run(command: Sequence[str], timeout: float) -> process.Finished:
+    try:
+        return process.run(command, timeout=timeout)
+    except OSError as error:
+        raise LlamaCppUnusable(
+            f"{command[0]} cannot be executed: {error.strerror}",
+            hint="is it built for this system and processor?",
+        ) from error
+
+
+def _judge(done: process.Finished) -> Preflight:
+    slow = _slow(done.stderr)
+    if slow:
+        return Preflight(
+            usable=False,
+            reason=f"it is {slow}: what it measures is true of no other build",
+            remedy="build it with -DCMAKE_BUILD_TYPE=Release",
+        )
+    if done.timed_out:
+        return Preflight(
+            usable=False,
+            reason=f"a prompt of {N_PROMPT} tokens and {N_GEN} more did not end in time",
+            remedy="run it by hand with -v; try a smaller model",
+        )
+    if done.code != 0:
+        why = failures.classify(done.code, done.stderr.splitlines())
+        return Preflight(usable=False, reason=why.message, remedy=_REMEDIES.get(why.kind, _BY_HAND))
+    return _recorded(done.stdout)
+
+
+def _recorded(stdout: str) -> Preflight:
+    """Both records are there, and are of what was asked for."""
+    try:
+        records = [parse_record(line) for line in stdout.splitlines() if line.startswith("{")]
+    except BadRecord as problem:
+        return _bad_output(f"its output is no record: {problem}")
+    tests = [(record.test.n_prompt, record.test.n_gen) for record in records]
+    if tests != [(N_PROMPT, 0), (0, N_GEN)]:
+        return _bad_output(f"it ended with {len(tests)} of 2 records, and without an error")
+    return Preflight(usable=True, backends=_backends(records[0]))
+
+
+def _backends(record: Record) -> str:
+    return str(record.raw.get("backends", ""))
+
+
+def _bad_output(reason: str) -> Preflight:
+    return Preflight(usable=False, reason=reason, remedy="is this llama.cpp's llama-bench?")
+
+
+def _slow(stderr: str) -> str:
+    return " and ".join(_IN_WORDS[said] for said in dict.fromkeys(_SLOW_BUILD.findall(stderr)))
+
+
+_BY_HAND = "run it by hand with -v to see more"
+_REMEDIES = {
+    FailureKind.OOM: "close other programs, or try a smaller model",
+    FailureKind.MODEL_UNREADABLE: "try another model, or run it by hand with -v",
+}
