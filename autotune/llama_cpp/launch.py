@@ -1,7 +1,7 @@
 """The command that starts llama-cli or llama-server, in the dialect of what is installed."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -36,25 +36,62 @@ def launch(
         program = find_program(name, environ=environ)
         capabilities = ask_once(program, cache_folder(environ))
     except (LlamaCppNotFound, LlamaCppUnusable):
-        return _launch(
+        return launch_of(
             Program(name=name, command=(name,), found_by=""), None, target, model, params
         )
-    return _launch(program, capabilities, target, model, params)
+    return launch_of(program, capabilities, target, model, params)
 
 
-def _launch(
+def launch_of(
     program: Program,
     capabilities: Capabilities | None,
     target: Literal["cli", "server"],
     model: Path,
     params: Params,
+    *,
+    given: Sequence[str] = (),
 ) -> Launch:
+    """How to start a program that was found.
+
+    Args:
+        program: the program.
+        capabilities: what it can; None: today's dialect.
+        target: which of the two it is.
+        model: the file to load.
+        params: the parameters.
+        given: the user's own arguments, which win over ours.
+    """
     rendered = render(params, target, capabilities)
-    argv = [*program.command, "--model", str(model), *rendered.arguments]
+    arguments = list(rendered.arguments)
     if params.n_gpu_layers is not None and (capabilities is None or capabilities.has("--fit")):
-        argv += ["--fit", "off"]  # What was planned is what is loaded.
+        arguments += ["--fit", "off"]  # What was planned is what is loaded.
+    loads = ["--model", str(model)]
+    if capabilities is not None and given:
+        set_by_user = _settings(given, capabilities)
+        arguments = _without(arguments, set_by_user, capabilities)
+        loads = [] if "--model" in set_by_user else loads
     return Launch(
-        argv=tuple(argv),
+        argv=(*program.command, *loads, *arguments, *given),
         dialect=capabilities.version or "the installed build" if capabilities else DIALECT,
         unsupported=rendered.unsupported,
     )
+
+
+def _settings(given: Sequence[str], capabilities: Capabilities) -> frozenset[str]:
+    """The flags that the user's arguments speak of, by all of their names."""
+    # llama.cpp reads an underscore in a long flag as a dash.
+    flags = (word.replace("_", "-") if word.startswith("--") else word for word in given)
+    return frozenset(name for flag in flags for name in capabilities.same_setting(flag))
+
+
+def _without(
+    arguments: Sequence[str], settings: frozenset[str], capabilities: Capabilities
+) -> list[str]:
+    """Our arguments less those of `settings`, each flag with its values."""
+    kept, leaving_out = [], False
+    for word in arguments:
+        if capabilities.has(word):
+            leaving_out = word in settings
+        if not leaving_out:
+            kept.append(word)
+    return kept
