@@ -1,7 +1,9 @@
 """The only file that prints: the answer on stdout, everything else on stderr."""
 
+import io
 import json
 import os
+import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -30,6 +32,13 @@ def text(lines: str) -> None:
             f"the answer could not be written: {error.strerror}",
             hint="make room there, or send it elsewhere",
         ) from error
+
+
+def command(argv: Sequence[str]) -> None:
+    """Print a command as a shell reads it back: to the byte, whatever a file's name holds."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")
+    text(shlex.join(argv))
 
 
 def warning(what: str) -> None:

@@ -302,7 +302,6 @@ def test_a_model_that_cannot_be_used_is_named_with_a_hint(
         (["inspect", "MODEL", "--cache-type-k", "q9"], "'q9' is no type"),
         (["inspect", "MODEL", "--for", "lunch"], "'lunch' is not one of"),
         (["--run", "--model", "MODEL", "--optimize", "--ctx-size", "-1"], "-1 is not in the range"),
-        (["--run", "--model", "MODEL"], "add --optimize"),
         (["--model", "MODEL", "--optimize"], "no such option: --model"),
         (["bench"], "no such command 'bench'"),
         (["inspect", "MODEL", "OTHER"], "unexpected extra argument"),

@@ -1,0 +1,115 @@
+"""Become llama-cli or llama-server, under the best parameters that are known."""
+
+import os
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+from autotune.cli import console
+from autotune.errors import ConfigError, LlamaCppUnusable, SurroundingsError
+from autotune.hardware import Hardware, detect_hardware, storage_of
+from autotune.llama_cpp.capabilities import ask_once, build_identity, cache_folder
+from autotune.llama_cpp.launch import launch_of
+from autotune.llama_cpp.locate import Program, find_program
+from autotune.model import Model, analyze_model
+from autotune.params import Params
+
+
+class _Source(NamedTuple):
+    params: Params
+    name: str  # Completes "llama-server with ...".
+
+
+def start(
+    model: Path,
+    target: Literal["cli", "server"],
+    *,
+    config: Path | None,
+    ctx_size: int | None,
+    dry_run: bool,
+    given: Sequence[str],
+) -> int:
+    """Replace this process by llama.cpp's program, or only print the command.
+
+    Returns:
+        The exit code, where the command was only printed or the system cannot replace a process.
+    """
+    analyzed, hardware = analyze_model(model), detect_hardware()
+    for note in hardware.notes:
+        console.warning(note)
+    program = find_program(f"llama-{target}")
+    capabilities = ask_once(program, cache_folder(os.environ))
+    params, source = _parameters(analyzed, hardware, program, config, ctx_size)
+    if ctx_size is not None:
+        params = replace(params, n_ctx=ctx_size)
+    launch = launch_of(program, capabilities, target, analyzed.path, params, given=given)
+    for what in launch.unsupported:
+        console.warning(what)
+    console.note(f"{program.name} with {source}")
+    if dry_run:
+        console.command(launch.argv)
+        return 0
+    return _become(launch.argv)
+
+
+def _parameters(
+    model: Model, hardware: Hardware, program: Program, config: Path | None, ctx_size: int | None
+) -> _Source:
+    """A file that is named, else a profile that was measured, else the rules."""
+    if config is not None:
+        from autotune.cli.saved import read_saved  # noqa: PLC0415 - few starts have a file
+
+        return _Source(read_saved(config, model, hardware), f"the parameters of {config}")
+    return _profile(model, hardware, program) or _recommended(model, hardware, ctx_size)
+
+
+def _profile(model: Model, hardware: Hardware, program: Program) -> _Source | None:
+    from autotune.results import profile  # noqa: PLC0415
+
+    path = profile.profile_path(model, hardware, build_identity(program))
+    try:
+        kept = profile.load(path)
+    except FileNotFoundError:
+        return None
+    except (ConfigError, SurroundingsError) as error:  # A server starts all the same.
+        console.warning(f"{error.message}; {error.hint}")
+        return None
+    return _Source(kept.params, f"the profile of {kept.date}, measured with {kept.build}: {path}")
+
+
+def _recommended(model: Model, hardware: Hardware, ctx_size: int | None) -> _Source:
+    from autotune.recommend import Request, generate_recommendations  # noqa: PLC0415
+
+    recommendation = generate_recommendations(
+        hardware, model, storage=storage_of(model.path), request=Request(n_ctx=ctx_size)
+    )
+    if recommendation.verdict != "fits":
+        console.warning(f"the model {_VERDICTS[recommendation.verdict]}{recommendation.next_step}")
+    why = "there is no profile for this model, machine and build"
+    return _Source(recommendation.params, f"the quick recommendation: {why}")
+
+
+_VERDICTS = {
+    "tight": "fits hardly into this machine's memory: ",
+    "will page": "will be read from the disk again and again: ",
+    "does not fit": "does not fit into this machine's memory: ",
+}
+
+
+def _become(argv: tuple[str, ...]) -> int:
+    # What Python ignores would stay ignored: the program would not notice a reader that has left.
+    for name in ("SIGPIPE", "SIGXFSZ"):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_DFL)
+    try:
+        if os.name == "posix":
+            os.execv(argv[0], argv)  # noqa: S606 - an argument list, without a shell
+        return subprocess.run(argv, check=False).returncode  # noqa: S603 - likewise
+    except OSError as error:
+        raise LlamaCppUnusable(
+            f"{argv[0]} cannot be executed: {error.strerror}",
+            hint="is it built for this system and processor?",
+        ) from error
