@@ -175,3 +175,63 @@ class InspectAnswer(TypedDict):
     model: ModelSection
     memory: MemorySection
     context_ladder: list[RungSection]
+
+
+class LimitsSection(TypedDict):
+    """What this process may use, and what else makes measurements differ."""
+
+    memlock_bytes: Annotated[int | None, "RLIMIT_MEMLOCK; null: unlimited"]
+    ram_limit_bytes: Annotated[int | None, "the tightest cgroup limit; null: none"]
+    cpu_quota: Annotated[float | None, "CPUs' worth of time that a cgroup grants; null: no limit"]
+    cpu_governor: Annotated[str | None, "of the first CPU; null where the system shows none"]
+    swap_total_bytes: int
+    swap_used_bytes: int
+
+
+class DeviceSection(TypedDict):
+    name: Annotated[str, "as the program names it: CUDA0, Vulkan1"]
+    description: str
+    total_bytes: int
+    free_bytes: int
+
+
+class DialectSection(TypedDict):
+    flash_attn: Annotated[
+        Literal["words", "numbers", "switch"] | None,
+        "-fa takes on, off and auto; or 0 and 1; or nothing; null: there is none",
+    ]
+    load_mode: Annotated[str | None, "the flags that choose how the model is loaded"]
+    jsonl: Annotated[bool | None, "records come line by line; null: not llama-bench"]
+
+
+class ProgramSection(TypedDict):
+    name: str
+    path: Annotated[str | None, "null: it was not found"]
+    command: Annotated[list[str], "the words that start it"]
+    found_by: Annotated[str, "the kind of place where it was found"]
+    version: Annotated[str, "as it prints it; empty where it does not"]
+    flavor: Annotated[str, "llama.cpp or ik_llama.cpp; empty where it did not answer"]
+    backends: Annotated[list[str], "as far as its libraries and records tell"]
+    devices: Annotated[list[DeviceSection], "what it can offload to"]
+    dialect: Annotated[DialectSection | None, "null where it did not answer"]
+    usable: Annotated[bool, "it answers, is no debug build, and runs where that was tried"]
+    runs: Annotated[bool | None, "llama-bench ran the model; null: not tried"]
+    repack_off: Annotated[bool, "it runs only with --repack 0"]
+
+
+class FindingSection(TypedDict):
+    kind: Annotated[Literal["problem", "note"], "a problem makes the exit code 1"]
+    what: str
+    places: Annotated[list[str], "where was looked, for what was not found"]
+    remedy: str
+
+
+class DoctorAnswer(TypedDict):
+    """What `lcm doctor --json` prints."""
+
+    schema_version: Annotated[Literal[1], "changes when a key changes its meaning"]
+    healthy: Annotated[bool, "no finding is a problem"]
+    hardware: HardwareSection
+    limits: LimitsSection
+    programs: list[ProgramSection]
+    findings: list[FindingSection]

@@ -9,6 +9,7 @@ import typer
 
 from autotune import __version__
 from autotune.cli import console
+from autotune.cli.doctor import doctor
 from autotune.cli.inspect_ import inspect
 from autotune.cli.run import run
 from autotune.errors import EXIT_BUG, EXIT_DONE, AutotuneError, ConfigError
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command()(run)
 app.command()(inspect)
+app.command()(doctor)
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001 - Typer calls it so

@@ -15,7 +15,8 @@ _SCALARS = {bool: "boolean", int: "integer", float: "number", str: "string", typ
 def json_schema() -> Schema:
     """The schema that every answer is valid under."""
     definitions: dict[str, Schema] = {}
-    roots = [_schema(section, definitions) for section in (answer.RunAnswer, answer.InspectAnswer)]
+    answers = (answer.RunAnswer, answer.InspectAnswer, answer.DoctorAnswer)
+    roots = [_schema(section, definitions) for section in answers]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": "What lcm prints on stdout",

@@ -5,6 +5,7 @@ capabilities  what one of them can, by its own help
 dialect       one configuration as the argument list that it understands
 launch        the command that starts llama-cli or llama-server
 preflight     whether a llama-bench really runs here
+checkup       what there is of llama.cpp, without an exception
 grids         trials put together into what one llama-bench runs
 bench         llama-bench, run for many trials without losing one
 patience      how long each of its phases may take

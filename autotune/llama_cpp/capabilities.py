@@ -203,14 +203,14 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 def identity(program: Program) -> str:
     """Changes whenever the program or a library beside it does."""
     path = Path(program.command[0]).resolve()
-    return _digest("\0".join(program.command), [path, *sorted(_libraries(path))])
+    return _digest("\0".join(program.command), [path, *sorted(libraries(path))])
 
 
 def build_identity(program: Program) -> str:
     """The same for every program of one build, as far as they lie together; changes with any."""
     path = program.path.resolve()
     beside = [path.with_name(name + path.suffix) for name in ("llama", *PROGRAMS)]
-    files = {path, *(file for file in beside if file.is_file()), *_libraries(path)}
+    files = {path, *(file for file in beside if file.is_file()), *libraries(path)}
     return _digest("", sorted(files))
 
 
@@ -223,7 +223,8 @@ def _digest(words: str, files: list[Path]) -> str:
     return digest.hexdigest()[:32]
 
 
-def _libraries(path: Path) -> list[Path]:
+def libraries(path: Path) -> list[Path]:
+    """llama.cpp's libraries that lie where a program at `path` finds them."""
     folders = [path.parent, path.parent.parent / "lib"]
     patterns = ("lib*ggml*", "lib*llama*", "ggml*.dll", "llama*.dll")
     return [file for folder in folders for pattern in patterns for file in folder.glob(pattern)]

@@ -1,0 +1,145 @@
+"""`lcm doctor`: what is here, what is missing, and how to get it."""
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autotune.cli import console
+from autotune.cli.answer import DoctorAnswer, FindingSection, HardwareSection, ProgramSection
+from autotune.errors import EXIT_DONE, EXIT_NO
+
+_WIDTH = 80
+
+
+def doctor(
+    *,
+    model: Annotated[
+        Path | None,
+        typer.Option(metavar="PATH", help="A GGUF file to really run llama-bench with."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> int:
+    """Say what is here, what is missing and how to get it; exit 1 if something is wrong.
+
+    Example: lcm doctor --model gemma-3-270m.gguf
+    """
+    answer = _examine(model)
+    if as_json:
+        console.answer(answer)
+    else:
+        parts = [_machine_rows(answer), *map(_program_rows, answer["programs"])]
+        blocks = [_aligned(rows) for rows in parts]
+        blocks += ["", *map(_finding_lines, answer["findings"])]
+        console.text("\n".join([*blocks, *(["No problems."] if answer["healthy"] else [])]))
+    return EXIT_DONE if answer["healthy"] else EXIT_NO
+
+
+def _examine(path: Path | None) -> DoctorAnswer:
+    from autotune.cli.diagnosis import doctor_answer  # noqa: PLC0415 - others do not pay for it
+    from autotune.hardware import detect_hardware, storage_of  # noqa: PLC0415
+    from autotune.hardware.governor import read_governor  # noqa: PLC0415
+    from autotune.llama_cpp.checkup import check  # noqa: PLC0415
+    from autotune.llama_cpp.locate import PROGRAMS  # noqa: PLC0415
+    from autotune.model import analyze_model  # noqa: PLC0415
+
+    model = analyze_model(path) if path else None
+    programs = [check(name, model=model.path if model else None) for name in PROGRAMS]
+    storage = storage_of(model.path if model else Path.cwd())
+    return doctor_answer(detect_hardware(), storage, read_governor(), programs, model)
+
+
+Row = tuple[str, str]
+
+
+def _machine_rows(answer: DoctorAnswer) -> list[Row]:
+    machine, limits = answer["hardware"], answer["limits"]
+    quota, ram_limit = limits["cpu_quota"], limits["ram_limit_bytes"]
+    memlock, swap = limits["memlock_bytes"], limits["swap_total_bytes"]
+    cores = (
+        f"{machine['cpu_cores_physical']} physical, {machine['cpu_cores_logical']} logical; "
+        f"{machine['cpu_threads_usable']} threads can run at once"
+    )
+    memory = (
+        f"{console.size(machine['ram_total_bytes'])}, "
+        f"{console.size(machine['ram_available_bytes'])} of it available"
+    )
+    used = f"{console.size(limits['swap_used_bytes'])} of {console.size(swap)} in use"
+    return [
+        ("machine", f"{machine['cpu_name'] or 'unknown CPU'}, {machine['cpu_architecture']}"),
+        ("system", machine["operating_system"] + (" (WSL)" if machine["wsl"] else "")),
+        ("cores", cores),
+        ("CPU quota", "none" if quota is None else f"{quota:g} CPUs"),
+        ("CPU governor", limits["cpu_governor"] or "not shown by this system"),
+        ("memory", memory),
+        ("memory limit", "none" if ram_limit is None else console.size(ram_limit)),
+        ("lockable memory", "unlimited" if memlock is None else console.size(memlock)),
+        ("swap", used if swap else "none"),
+        *_gpu_rows(machine),
+    ]
+
+
+def _gpu_rows(machine: HardwareSection) -> Iterator[Row]:
+    if not machine["gpus"]:
+        yield "GPU", "none"
+    for gpu in machine["gpus"]:
+        free = f"{console.size(gpu['free_bytes'])} of {console.size(gpu['total_bytes'])} free"
+        driver = f", driver {gpu['driver']}" if gpu["driver"] else ""
+        yield "GPU", f"{gpu['name']} ({gpu['backend']}), {free}{driver}"
+
+
+def _program_rows(program: ProgramSection) -> list[Row]:
+    if program["path"] is None:
+        return [(program["name"], "not found")]
+    rows = [(program["name"], " ".join(program["command"])), ("", f"by {program['found_by']}")]
+    dialect = program["dialect"]
+    if dialect is None:
+        return [*rows, ("", "does not answer")]
+    other = f" ({program['flavor']})" if program["flavor"] != "llama.cpp" else ""
+    rows.append(("", f"version {program['version'] or 'untold'}{other}"))
+    if program["backends"]:
+        rows.append(("", f"backends {', '.join(program['backends'])}"))
+    devices = [f"{d['name']} ({d['description']})" for d in program["devices"]]
+    rows.append(("", f"devices {', '.join(devices)}" if devices else "no devices beside the CPU"))
+    words = [_FLASH_ATTN[dialect["flash_attn"]], dialect["load_mode"] or ""]
+    words += [{True: "jsonl", False: "no jsonl", None: ""}[dialect["jsonl"]]]
+    rows.append(("", f"speaks {'; '.join(filter(None, words))}"))
+    if program["runs"] is not None:
+        runs = "runs the model" if program["runs"] else "does not run the model"
+        rows.append(("", runs + (", with --repack 0" if program["repack_off"] else "")))
+    return rows
+
+
+_FLASH_ATTN = {
+    "words": "-fa on|off|auto",
+    "numbers": "-fa 0|1",
+    "switch": "-fa without a value",
+    None: "",
+}
+
+
+def _aligned(rows: Sequence[Row]) -> str:
+    """Labels to the left, texts in a column of their own."""
+    return "\n".join(_wrapped(f"{label:<18}", text, 18) for label, text in rows)
+
+
+def _finding_lines(finding: FindingSection) -> str:
+    lines = [_wrapped(f"{finding['kind']}: ", finding["what"], 2)]
+    lines += [_wrapped("  - ", place, 4) for place in finding["places"]]
+    if finding["remedy"]:
+        lines.append(_wrapped("hint: ", finding["remedy"], 6))
+    return "\n".join(lines)
+
+
+def _wrapped(start: str, text: str, indent: int) -> str:
+    """In 80 columns; only a word that is longer, such as a path, stays whole."""
+    return textwrap.fill(
+        console.printable(text),
+        _WIDTH,
+        initial_indent=start,
+        subsequent_indent=" " * indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
