@@ -315,11 +315,17 @@ def _next_step(
         needed = gib(host_needs(hardware, best.memory))
         return f"--ctx-size {best.n_ctx}{cache} fits in {needed} of RAM"
     spare = COMFORTABLE_SHARE * hardware.memory.available_bytes
-    room = spare - host_needs(hardware, placement.memory) + placement.memory.host.weights_bytes
+    weights = placement.memory.host.weights_bytes
+    weights += sum(
+        place_.weights_bytes
+        for gpu, place_ in zip(hardware.gpus, placement.memory.gpus, strict=False)
+        if gpu.integrated
+    )
+    room = spare - host_needs(hardware, placement.memory) + weights
     smallest = SMALLEST_BITS / 8 * model.n_parameters / max(model.weight_bytes, 1)
-    if room >= smallest * placement.memory.host.weights_bytes:
+    if room >= smallest * weights:
         return (
             f"a quantization whose weights take at most {gib(room)} in RAM (these take "
-            f"{gib(placement.memory.host.weights_bytes)}), or close other programs"
+            f"{gib(weights)}), or close other programs"
         )
     return f"a smaller model: no quantization of this one fits in the {gib(spare)} to spare"

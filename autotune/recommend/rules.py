@@ -26,6 +26,8 @@ GPU_BATCH, CPU_BATCH = 512, 256
 # (`--cache-ram`, common/common.h); a share of what is left is enough to keep the last few.
 DEFAULT_CACHE_RAM_MIB = 8192
 CACHE_RAM_SHARE = 0.15
+# What is available changes by the second; the recommendation need not.
+CACHE_RAM_STEP_MIB = 256
 
 Json = int | float | bool | str | list[int] | None
 
@@ -290,7 +292,8 @@ def numa(cpu: Cpu) -> Choice | None:
 def cache_ram(available_bytes: int, host_bytes: int) -> Choice:
     """llama-server's prompt cache, within what the model leaves."""
     left = max(available_bytes - host_bytes, 0)
-    value = min(DEFAULT_CACHE_RAM_MIB, int(left * CACHE_RAM_SHARE) // MIB)
+    share = int(left * CACHE_RAM_SHARE) // MIB
+    value = min(DEFAULT_CACHE_RAM_MIB, share // CACHE_RAM_STEP_MIB * CACHE_RAM_STEP_MIB)
     return Choice(
         key="--cache-ram",
         value=value,

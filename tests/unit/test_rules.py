@@ -304,8 +304,8 @@ def test_a_process_that_has_a_part_of_the_machine_is_not_spread_over_all_nodes(
 
 @pytest.mark.parametrize(
     ("available_gib", "needed_gib", "expected_mib"),
-    [(64, 4, 8192), (20, 10, 1536), (10, 10, 0), (4, 10, 0)],
-    ids=["plenty", "a share", "nothing left", "less than nothing"],
+    [(64, 4, 8192), (20, 10, 1536), (21, 10, 1536), (11, 10, 0), (10, 10, 0), (4, 10, 0)],
+    ids=["plenty", "a share", "in steps", "little left", "nothing left", "less than nothing"],
 )
 def test_the_prompt_cache_is_a_share_of_what_the_model_leaves(
     available_gib: int, needed_gib: int, expected_mib: int
