@@ -104,6 +104,10 @@ def test_of_more_values_than_layers_the_first_are_taken() -> None:
     assert shape("llama", 2, {"attention.head_count_kv": flags(1, 2, 3)}).kv_heads == (1, 2)
 
 
+def test_where_one_number_is_asked_for_an_array_gives_its_first() -> None:
+    assert shape("llama", 2, {"expert_used_count": flags(4, 2)}).n_expert_used == 4
+
+
 def test_without_kv_heads_every_head_has_its_own() -> None:
     metadata: dict[str, Value] = {
         "general.architecture": "gpt2",
