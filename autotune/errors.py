@@ -49,3 +49,10 @@ class ModelUnreadable(SurroundingsError):
 
 class GGUFInvalid(SurroundingsError):
     """The bytes are not a GGUF that llama.cpp could load."""
+
+
+def printable(text: str) -> str:
+    """One line that commands no terminal: a file's name and metadata can hold any character."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

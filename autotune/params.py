@@ -28,6 +28,7 @@ class Params:
     n_gpu_layers: int | None = None
     n_cpu_moe: int | None = None
     tensor_split: tuple[float, ...] | None = None
+    devices: tuple[str, ...] | None = None  # By llama.cpp's names: CUDA0; ("none",) for the CPU.
     type_k: str | None = None
     type_v: str | None = None
     flash_attn: bool | None = None

@@ -20,6 +20,7 @@ _FLAGS = (
     ("n_gpu_layers", "--n-gpu-layers"),
     ("n_cpu_moe", "--n-cpu-moe"),
     ("tensor_split", "--tensor-split"),
+    ("devices", "--device"),
     ("type_k", "--cache-type-k"),
     ("type_v", "--cache-type-v"),
     ("n_parallel", "--parallel"),
@@ -40,14 +41,12 @@ def command(
     for field, flag in _FLAGS:
         value = getattr(params, field)
         if isinstance(value, tuple):
-            value = ",".join(f"{share:g}" for share in value)
+            value = ",".join(x if isinstance(x, str) else f"{x:g}" for x in value)
         if value is not None:
             arguments += [flag, str(value)]
     arguments += ["--flash-attn", _flash_attn(params.flash_attn)]
     if params.n_gpu_layers is not None:  # What was planned is what is loaded.
         arguments += ["--fit", "off"]
-    if params.n_gpu_layers == 0:  # Otherwise prompts are computed on a GPU that has no room for it.
-        arguments += ["--device", "none"]
     if program == "server" and cache_ram_mib is not None:
         arguments += ["--cache-ram", str(cache_ram_mib)]
     return tuple(arguments)
