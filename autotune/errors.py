@@ -62,3 +62,10 @@ class LlamaCppNotFound(SurroundingsError):
 
 class LlamaCppUnusable(SurroundingsError):
     """A program of llama.cpp does not run here, or cannot do what is needed."""
+
+
+def printable(text: str) -> str:
+    """One line that commands no terminal: a file's name and metadata can hold any character."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

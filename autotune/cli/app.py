@@ -79,10 +79,8 @@ def _run(given: list[str]) -> int:
     try:
         arguments = _specified_spelling(given) or ["--help"]
         result = app(arguments, prog_name="lcm", standalone_mode=False)
-        if (
-            sys.stdout is not None
-        ):  # A closed pipe shows here, not in the interpreter's last moments.
-            sys.stdout.flush()
+        if sys.stdout is not None:
+            sys.stdout.flush()  # A closed pipe shows here, not in the interpreter's last moments.
     except typer.Abort:
         raise KeyboardInterrupt from None
     except SystemExit:  # What Typer makes of a closed pipe; it leaves everything else to us.

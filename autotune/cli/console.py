@@ -7,7 +7,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 
-from autotune.errors import SurroundingsError
+from autotune.errors import SurroundingsError, printable
 
 
 def answer(value: Mapping[str, object]) -> None:
@@ -63,16 +63,6 @@ def error(message: str, hint: str, details: Sequence[str] = ()) -> None:
 def _say(line: str) -> None:
     if sys.stderr is not None:  # Closed; print would take stdout instead.
         print(line, file=sys.stderr)
-
-
-def printable(what: str) -> str:
-    """One line that commands no terminal: a file's name and metadata can hold any character."""
-    return "".join(
-        character
-        if character.isprintable()
-        else character.encode("unicode_escape", "surrogatepass").decode()
-        for character in what
-    )
 
 
 def table(rows: Sequence[Sequence[str]], alignment: str) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from autotune.cli import console
+from autotune.errors import printable
 from autotune.hardware import Hardware
 from autotune.model import Model
 from autotune.model.footprint import Footprint
@@ -113,9 +114,9 @@ def _model_lines(model: Model) -> str:
         experts = f", {model.shape.n_expert_used} of {model.shape.n_expert} experts a token"
     shards = f" in {len(model.files)} shards" if len(model.files) > 1 else ""
     lines = [
-        console.printable(model.name),
+        printable(model.name),
         (
-            f"{console.printable(model.architecture)} {model.quantization}, "
+            f"{printable(model.architecture)} {model.quantization}, "
             f"{model.n_parameters / 1e9:.2f} B parameters, {console.size(model.file_bytes)}{shards}"
         ),
         (
@@ -123,7 +124,7 @@ def _model_lines(model: Model) -> str:
             f"vocabulary {model.n_vocab}"
         ),
     ]
-    return "\n".join(lines + [f"note: {console.printable(note)}" for note in model.notes])
+    return "\n".join(lines + [f"note: {printable(note)}" for note in model.notes])
 
 
 def _memory_lines(memory: Footprint) -> str:

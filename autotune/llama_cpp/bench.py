@@ -9,20 +9,22 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Self
 
 from autotune.errors import LlamaCppUnusable
 from autotune.llama_cpp import environment, failures, grids
 from autotune.llama_cpp.capabilities import Capabilities
 from autotune.llama_cpp.dialect import FLAGS, render
+from autotune.llama_cpp.failures import Reason
 from autotune.llama_cpp.grids import CONTEXT_FIELDS, Grid, Trial
 from autotune.llama_cpp.locate import Program
-from autotune.llama_cpp.patience import Clock, Patience, Phase
-from autotune.llama_cpp.process import Child, Exit, Line
+from autotune.llama_cpp.patience import Patience, Phase
+from autotune.llama_cpp.process import Child, Exit, Line, NotStarted
 from autotune.llama_cpp.records import (
+    ECHOED,
     BadRecord,
     Failure,
     FailureKind,
@@ -30,12 +32,14 @@ from autotune.llama_cpp.records import (
     Outcome,
     Record,
     RunFacts,
+    as_echoed,
     parse_record,
 )
 
 STDERR_TAIL_LINES = 40  # With -v, llama.cpp says why within the last of them.
+STRAY_LINES = 5  # Of what is on stdout and is no record.
 
-_PROGRESS = re.compile(r"benchmark (\d+)/(\d+): (\w+)(?: (\w+) run)?(?:.* (\d+)/(\d+))?")
+_PROGRESS = re.compile(r"benchmark (\d+)/(\d+): (\w+)(?:.* (\d+)/(\d+))?")
 
 State = Mapping[str, float]
 
@@ -60,6 +64,9 @@ class Result:
 
 Event = Progress | Result
 
+# A mixture of experts reads this share of its weights for a token at the least (Kimi K2: 3 %).
+LEAST_ACTIVE_SHARE = 0.02
+
 
 @dataclass(kw_only=True)
 class Bench:
@@ -75,6 +82,7 @@ class Bench:
     patience: Patience = field(default_factory=Patience)
     observe: Callable[[], State] = dict
     extra_arguments: tuple[str, ...] = ()  # Such as --rpc HOST:PORT.
+    active_share: float = LEAST_ACTIVE_SHARE  # Of the weights, for one token; 1 without experts.
 
     def __post_init__(self) -> None:
         if not self.capabilities.streams_records:
@@ -88,25 +96,17 @@ class Bench:
                 hint="rename the file or link it under another name",
             )
 
-    def run(self, trials: Sequence[Trial], *, repetitions: int = 5) -> Iterator[Event]:
-        """Measure every trial once; closing the iterator stops llama-bench at once.
-
-        Yields:
-            `Progress` as things happen, and one `Result` for each trial.
-        """
-        waiting = grids.split(trials)
-        while waiting:
-            grid = waiting.pop(0)
-            run = _Run(self, grid, repetitions)
-            yield from run.events()
-            waiting = grids.split(run.unfinished) + waiting if run.unfinished else waiting
+    def run(self, trials: Sequence[Trial], *, repetitions: int = 5) -> "Run":
+        """Measure every trial once; use it in a `with`, so that leaving stops llama-bench."""
+        if repetitions < 1:
+            raise ValueError("a measurement takes at least one repetition")
+        return Run(self, trials, repetitions)
 
     def arguments(self, grid: Grid, repetitions: int) -> list[str]:
         """The argument list, without the program, that runs a grid."""
         rendered = render(grid.model_params, "bench", self.capabilities)
         arguments = ["-m", str(self.model), *self.extra_arguments, *rendered.arguments]
-        for name in CONTEXT_FIELDS:
-            values = grid.axes[name]
+        for name, values in zip(CONTEXT_FIELDS, grid.axes, strict=True):
             if values != (None,):
                 arguments += [self._flag(name), ",".join(map(_spelled, values))]
         prompts = [str(p) for p, n in grid.tests if p and not n]
@@ -120,6 +120,23 @@ class Bench:
         arguments += ["-r", str(repetitions), "-o", "jsonl"]
         return arguments + (["--progress"] if self.capabilities.has("--progress") else [])
 
+    def inexpressible(self, trial: Trial) -> str | None:
+        """What of a trial this llama-bench has no words for; it must not be measured without it."""
+        missing = list(render(trial.params, "bench", self.capabilities).unsupported)
+        test = trial.test
+        for flag, needed in (("-d", test.n_depth > 0), ("-pg", test.n_prompt and test.n_gen)):
+            if needed and not self.capabilities.has(flag):
+                missing.append(f"{test}: llama-bench has no {flag}")
+        return "; ".join(missing) or None
+
+    def model_bytes(self) -> int:
+        """The size of the model's files; 0 where it cannot be read, as llama-bench will say."""
+        parts = re.search(r"-00001-of-(\d{5})\.gguf$", self.model.name)
+        try:
+            return self.model.stat().st_size * (int(parts[1]) if parts else 1)
+        except OSError:
+            return 0
+
     def _flag(self, name: str) -> str:
         short, long = FLAGS[name]
         return short if self.capabilities.has(short) else long
@@ -129,83 +146,158 @@ def _spelled(value: object) -> str:
     return str(int(value)) if isinstance(value, bool) else str(value)
 
 
-class _Run:
-    """One llama-bench process over one grid."""
+class Run(Iterator[Event]):
+    """Yields `Progress` as things happen, and one `Result` for each trial.
+
+    After `stop`, what was finished by then is still yielded. Leaving the `with` or `close` stops
+    llama-bench and forgets the rest.
+    """
+
+    def __init__(self, bench: Bench, trials: Sequence[Trial], repetitions: int) -> None:
+        self._bench = bench
+        self._repetitions = repetitions
+        self._process: _Process | None = None
+        self._stopped = False
+        self._events = self._all(trials)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def __next__(self) -> Event:
+        return next(self._events)
+
+    def close(self) -> None:
+        """Stop llama-bench at once."""
+        self._events.close()
+
+    def stop(self) -> None:
+        """Stop llama-bench; the records that it has finished are still to be read from here."""
+        self._stopped = True
+        if self._process:
+            self._process.stop()
+
+    def _all(self, trials: Sequence[Trial]) -> Generator[Event]:
+        speakable = []
+        for trial in trials:
+            problem = self._bench.inexpressible(trial)
+            if problem is None:
+                speakable.append(trial)
+            else:
+                yield _never_run(trial, problem)
+        waiting = deque(grids.split(speakable))
+        while waiting and not self._stopped:
+            self._process = _Process(self._bench, waiting.popleft(), self._repetitions)
+            yield from self._process.events()
+            waiting.extendleft(reversed(self._process.again))
+
+
+def _never_run(trial: Trial, problem: str) -> Result:
+    now = time.time()
+    failure = Failure(
+        kind=FailureKind.UNSUPPORTED,
+        message=problem,
+        params=trial.params,
+        test=trial.test,
+        exit_code=None,
+        stderr_tail=(),
+        run=RunFacts(argv=(), removed_environment={}, started_at=now, ended_at=now, load_s=None),
+    )
+    return Result(trial=trial, outcome=failure)
+
+
+class _Process:
+    """One llama-bench process over one grid, up to its first failure."""
 
     def __init__(self, bench: Bench, grid: Grid, repetitions: int) -> None:
+        self.again: list[Grid] = []  # What is still to be measured when this one has ended.
         self._bench = bench
-        self._grid = grid
         self._expected = grid.trials()
         self._repetitions = repetitions
         self._argv = [*bench.program.command, *bench.arguments(grid, repetitions)]
+        self._child = Child(self._argv)
+        self._clock = bench.patience.clock(
+            self._expected, repetitions, model_bytes=bench.model_bytes()
+        )
         self._n_done = 0
-        self._stderr: deque[str] = deque(maxlen=STDERR_TAIL_LINES)
+        self._stopped = self._over = False
+        self._test_seen = False  # Its arguments were understood: a test has been started.
+        self._test_since = time.monotonic()
+        self._stderr: deque[str] = deque(maxlen=STDERR_TAIL_LINES)  # Of this test alone.
+        self._strays: deque[str] = deque(maxlen=STRAY_LINES)
         self._load_s: float | None = None
         self._before: State = {}
-        self._started_at = 0.0
-        self.unfinished: list[Trial] = []
+
+    def stop(self) -> None:
+        """End it; what it has finished can still be read."""
+        self._stopped = True
+        self._child.stop()
 
     def events(self) -> Iterator[Event]:
-        """Everything that happens, up to the first failure or the end."""
+        """Everything that happens."""
         oom_kills = _oom_kills()
         self._before = self._bench.observe()
-        with self._child() as child:
-            self._started_at = child.started_at
-            clock = self._bench.patience.clock(self._expected, self._repetitions)
-            while True:
-                event = child.next_event(clock.left())
-                if event is None:
-                    idle = clock.was_idle(child.cpu_seconds())
-                    kind: Literal[FailureKind.HANG, FailureKind.TIMEOUT]
-                    kind = FailureKind.HANG if idle else FailureKind.TIMEOUT
-                    child.stop()
-                    yield self._failed(failures.Reason(kind, clock.explained()), None)
-                    return
-                if isinstance(event, Exit):
-                    yield from self._ended(event.code, killed_for_memory=_oom_kills() > oom_kills)
-                    return
-                if event.stream == "stderr":
-                    yield from self._said(event, clock, child)
-                elif event.text.startswith("{"):
-                    result = self._recorded(event.text)
-                    yield result
-                    if isinstance(result.outcome, Failure):
-                        return
-                    clock.advance(self._n_done)
-                else:
-                    self._stderr.append(event.text)  # A usage text, or a debugger's.
-
-    def _child(self) -> Child:
         try:
-            return Child(self._argv)
-        except OSError as error:
+            with self._child as child:
+                while not self._over:
+                    event = child.next_event(self._clock.left())
+                    if isinstance(event, Line):
+                        yield from self._read(event)
+                    elif isinstance(event, Exit):
+                        yield from self._ended(event.code, for_memory=_oom_kills() > oom_kills)
+                    else:
+                        yield from self._waited_too_long()
+        except NotStarted as error:
             raise LlamaCppUnusable(
                 f"{self._argv[0]} cannot be executed: {error.strerror}",
                 hint="is it built for this system and processor?",
             ) from error
 
-    def _said(self, line: Line, clock: Clock, child: Child) -> Iterator[Event]:
-        match = _PROGRESS.search(line.text)
-        if not match:
-            self._stderr.append(line.text)
+    def _read(self, line: Line) -> Iterator[Event]:
+        if line.stream == "stdout":
+            yield from self._printed(line)
             return
-        index = min(int(match[1]), len(self._expected)) - 1
+        match = _PROGRESS.search(line.text)
+        if match:
+            yield from self._progressed(match, line)
+        else:
+            self._stderr.append(line.text)
+
+    def _progressed(self, match: re.Match[str], line: Line) -> Iterator[Event]:
+        index, total = int(match[1]) - 1, int(match[2])
+        if total != len(self._expected) or not 0 <= index < total:
+            what = f"it runs {total} tests where {len(self._expected)} were asked for"
+            yield from self._failed(Reason(FailureKind.BAD_OUTPUT, what), None)
+            return
+        self._test_seen = True
         phase = _PHASES.get(match[3], Phase.RUN)
-        if phase is not Phase.LOAD and self._load_s is None:
-            self._load_s = clock.elapsed()
-        clock.enter(phase, index, line.at, child.cpu_seconds())
-        repetition = int(match[5]) if phase is Phase.RUN and match[5] else 0
+        if phase is Phase.LOAD:
+            self._stderr.clear()  # What was said of other tests was survived.
+            self._test_since = line.at
+        elif self._load_s is None:
+            self._load_s = self._clock.since_start(line.at)
+        self._clock.enter(phase, index, line.at, self._child.cpu_seconds())
+        repetition = int(match[4]) if phase is Phase.RUN and match[4] else 0
         yield Progress(trial=self._expected[index], phase=phase, repetition=repetition, at=line.at)
 
-    def _recorded(self, line: str) -> Result:
-        """The record of the trial that is next; anything else is output that cannot be trusted."""
-        trial = self._expected[min(self._n_done, len(self._expected) - 1)]
+    def _printed(self, line: Line) -> Iterator[Event]:
+        if not line.whole or not line.text.startswith("{"):
+            # Half a record, a usage text, a debugger's backtrace.
+            self._strays.append(line.text[:200])
+            return
+        if self._n_done == len(self._expected):
+            self._over = True  # It goes on, though all that was asked for is measured.
+            return
+        trial = self._expected[self._n_done]
         try:
-            record = parse_record(line)
+            record = parse_record(line.text)
             _check(record, trial, self._repetitions)
         except BadRecord as problem:
-            return self._failed(failures.Reason(FailureKind.BAD_OUTPUT, str(problem)), None)
-        run = self._facts()
+            yield from self._failed(Reason(FailureKind.BAD_OUTPUT, str(problem)), None)
+            return
+        run = self._facts(line.at)
         measurement = Measurement(
             params=trial.params,
             test=trial.test,
@@ -215,67 +307,115 @@ class _Run:
             run=run,
             record=record.raw,
         )
-        self._before = run.after
-        impossible = implausible(measurement)
+        impossible = implausible(
+            measurement, line.at - self._test_since, active_share=self._bench.active_share
+        )
         if impossible:
-            return self._failed(failures.Reason(FailureKind.IMPLAUSIBLE, impossible), None)
+            yield from self._failed(Reason(FailureKind.IMPLAUSIBLE, impossible), None)
+            return
+        self._before, self._test_since = run.after, line.at
         self._n_done += 1
-        return Result(trial=trial, outcome=measurement)
+        self._clock.advance(self._n_done, line.at, self._child.cpu_seconds())
+        yield Result(trial=trial, outcome=measurement)
 
-    def _ended(self, code: int, *, killed_for_memory: bool) -> Iterator[Event]:
-        if self._n_done == len(self._expected) and code == 0:
+    def _waited_too_long(self) -> Iterator[Event]:
+        idle = self._clock.was_idle(self._child.cpu_seconds())
+        reason = Reason(
+            FailureKind.HANG if idle else FailureKind.TIMEOUT,
+            self._clock.explained() + ("; it did not work either" if idle else ""),
+        )
+        n_done = self._n_done
+        self._child.stop()
+        # What it finished at this very moment counts.
+        while not self._over and isinstance(event := self._child.next_event(0), Line):
+            yield from self._read(event)
+        if self._over:
             return
-        if self._n_done == len(self._expected):  # Everything was measured; it fell over on leaving.
+        if self._n_done == n_done < len(self._expected):
+            yield from self._failed(reason, None)
+        else:
+            self._leave(self._expected[self._n_done :])
+
+    def _ended(self, code: int, *, for_memory: bool) -> Iterator[Event]:
+        if self._stopped or self._n_done == len(self._expected):
+            self._over = True  # If it fell over on leaving, all was measured by then.
             return
+        stderr = tuple(self._stderr)
         if code == 0:
             what = f"it ended with {self._n_done} of {len(self._expected)} records"
-            yield self._failed(failures.Reason(FailureKind.BAD_OUTPUT, what), code)
-            return
-        reason = failures.classify(code, self._stderr, killed_for_memory=killed_for_memory)
-        if failures.is_silent(code, self._stderr):
-            reason = self._asked_again() or reason
-        yield self._failed(reason, code)
+            if self._strays:
+                what += f", and printed {self._strays[0]!r}"
+            reason = Reason(FailureKind.BAD_OUTPUT, what)
+        else:
+            reason = failures.classify(code, stderr, killed_for_memory=for_memory)
+            if failures.is_silent(code, stderr) and not self._is_of_all(reason):
+                reason = self._asked_again() or reason
+        if not self._stopped:  # While it was asked.
+            yield from self._failed(reason, code)
+        self._over = True
 
-    def _asked_again(self) -> failures.Reason | None:
+    def _asked_again(self) -> Reason | None:
         """Run the failed trial alone and talkative, for the reason alone."""
-        trial = self._expected[self._n_done]
-        (alone,) = grids.split([trial])
+        (alone,) = grids.split([self._expected[self._n_done]])
         arguments = [*self._bench.arguments(alone, 1), "-v"]
         if self._bench.capabilities.has("--no-warmup"):
             arguments.append("--no-warmup")
         said: deque[str] = deque(maxlen=STDERR_TAIL_LINES)
-        with Child([*self._bench.program.command, *arguments]) as child:
-            deadline = time.monotonic() + self._bench.patience.retry_s
+        self._child = Child([*self._bench.program.command, *arguments])
+        deadline = time.monotonic() + self._bench.patience.retry_s
+        with self._child as child:
             while (event := child.next_event(deadline - time.monotonic())) is not None:
                 if isinstance(event, Exit):
+                    if event.code == 0:
+                        return None
                     self._stderr = said
-                    return failures.classify(event.code, said) if event.code else None
-                if not _PROGRESS.search(event.text):
+                    return failures.classify(event.code, tuple(said))
+                if event.stream == "stderr" and not _PROGRESS.search(event.text):
                     said.append(event.text)
         return None
 
-    def _failed(self, reason: failures.Reason, code: int | None) -> Result:
+    def _failed(self, reason: Reason, code: int | None) -> Iterator[Result]:
         """The trial that is next has failed; those after it are to be run again."""
-        index = min(self._n_done, len(self._expected) - 1)
-        trial = self._expected[index]
-        self.unfinished = self._expected[index + 1 :]
-        failure = Failure(
-            kind=reason.kind,
-            message=reason.message,
-            params=trial.params,
-            test=trial.test,
-            exit_code=code,
-            stderr_tail=tuple(self._stderr),
-            run=self._facts(),
-        )
-        return Result(trial=trial, outcome=failure)
+        left = self._expected[self._n_done :]
+        if self._is_of_all(reason):
+            # Any one of them may have the word that it stumbled over.
+            middle = len(left) // 2
+            self._leave(left[:middle], left[middle:])
+            return
+        talks = self._bench.capabilities.has("--progress")
+        never_started = code is None and talks and not self._test_seen
+        n_failed = len(left) if reason.of_model or never_started else 1
+        self._leave(left[n_failed:])
+        run = self._facts(time.monotonic())
+        for trial in left[:n_failed]:
+            failure = Failure(
+                kind=reason.kind,
+                message=reason.message,
+                params=trial.params,
+                test=trial.test,
+                exit_code=code,
+                stderr_tail=tuple(self._stderr),
+                run=run,
+            )
+            yield Result(trial=trial, outcome=failure)
 
-    def _facts(self) -> RunFacts:
+    def _is_of_all(self, reason: Reason) -> bool:
+        """It failed before a test of several was started: which of them is to blame is unknown."""
+        several = self._n_done == 0 and len(self._expected) > 1
+        return several and not self._test_seen and reason.kind in _OF_A_WORD
+
+    def _leave(self, *groups: Sequence[Trial]) -> None:
+        """End here, and let these groups be measured by other processes."""
+        self._over = True
+        self.again = [grid for group in groups for grid in grids.split(group)]
+
+    def _facts(self, at: float) -> RunFacts:
+        now, epoch = time.monotonic(), time.time()
         return RunFacts(
             argv=tuple(self._argv),
             removed_environment=environment.removed(os.environ),
-            started_at=self._started_at,
-            ended_at=time.time(),
+            started_at=epoch - (now - self._test_since),
+            ended_at=epoch - (now - at),
             load_s=self._load_s,
             before=self._before,
             after=self._bench.observe(),
@@ -290,6 +430,16 @@ _PHASES = {
     "generation": Phase.RUN,
 }
 
+# How a program ends that was given something that it does not know.
+_OF_A_WORD = frozenset(
+    {
+        FailureKind.BAD_ARGUMENTS,
+        FailureKind.BAD_OUTPUT,
+        FailureKind.CRASH,
+        FailureKind.UNSUPPORTED,
+    }
+)
+
 
 def _check(record: Record, trial: Trial, repetitions: int) -> None:
     """The record is of the trial that was asked for, with as many samples."""
@@ -297,35 +447,46 @@ def _check(record: Record, trial: Trial, repetitions: int) -> None:
         raise BadRecord(f"a record of {record.test} where {trial.test} was asked for")
     if len(record.samples_ns) != repetitions:
         raise BadRecord(f"{len(record.samples_ns)} samples where {repetitions} were asked for")
-    for name in ("n_threads", "n_batch", "n_ubatch", "type_k", "type_v"):
-        asked, told = getattr(trial.params, name), getattr(record, name)
+    for name in ECHOED:
+        asked, told = as_echoed(getattr(trial.params, name)), record.settings.get(name)
+        if (name, asked) == ("flash_attn", "auto"):
+            asked = -1
         if asked is not None and told is not None and asked != told:
             raise BadRecord(f"a record of {name} {told} where {asked} was asked for")
 
 
 # No machine that runs llama.cpp streams its memory faster or computes faster than this: an H200 has
 # 4.8 TB/s and 2 PFLOP/s in 8 bits, and eight of them are in one box.
-MOST_BYTES_PER_SECOND = 50e12
-MOST_FLOP_PER_SECOND = 20e15
-# A mixture of experts reads this share of its weights for a token at the least (Kimi K2: 3 %).
-LEAST_ACTIVE_SHARE = 0.02
+MOST_BYTES_PER_S = 50e12
+MOST_FLOP_PER_S = 20e15
+# Nor does any take less time than this for one call, or one token of a prompt, of the least model.
+LEAST_S_PER_CALL = 5e-6
+LEAST_S_PER_PROMPT_TOKEN = 1e-7
+# Clocks may be set while it runs, and a line may lie in the pipe for a while.
+_CLOCKS_DIFFER_S = 1.0
 
 
-def implausible(measurement: Measurement) -> str | None:
+def implausible(
+    measurement: Measurement, lasted_s: float, *, active_share: float = LEAST_ACTIVE_SHARE
+) -> str | None:
     """Why a number cannot be: builds before b5391 ignore a failed decode, and look very fast."""
+    test, fastest_s = measurement.test, min(measurement.samples_ns) / 1e9
     size, n_params = (measurement.record.get(key) for key in ("model_size", "model_n_params"))
-    fastest = max(measurement.samples_ts)
-    if not isinstance(size, int) or not isinstance(n_params, int):
-        return None
-    if measurement.test.n_gen and not measurement.test.n_prompt:
-        most = MOST_BYTES_PER_SECOND / max(size * LEAST_ACTIVE_SHARE, 1)
-        bound = "reading the weights once a token"
-    else:
-        most = MOST_FLOP_PER_SECOND / max(2 * n_params * LEAST_ACTIVE_SHARE, 1)
-        bound = "two operations a weight and token"
-    if fastest <= most:
-        return None
-    return f"{fastest:.0f} t/s is more than any machine reaches by {bound}: was a failure ignored?"
+    active_bytes = size * active_share if isinstance(size, int) else 0.0
+    active_params = n_params * active_share if isinstance(n_params, int) else 0.0
+    least = {
+        "reading the weights once a token": test.n_gen * active_bytes / MOST_BYTES_PER_S,
+        "two operations a weight and token": 2 * test.n_tokens * active_params / MOST_FLOP_PER_S,
+        "the calls alone": test.n_gen * LEAST_S_PER_CALL + test.n_prompt * LEAST_S_PER_PROMPT_TOKEN,
+    }
+    bound = max(least, key=least.__getitem__)
+    if fastest_s < least[bound]:
+        rate = test.n_tokens / fastest_s
+        return f"{rate:.0f} t/s is more than any machine reaches by {bound}: was a failure ignored?"
+    claimed_s = sum(measurement.samples_ns) / 1e9
+    if claimed_s > 1.05 * lasted_s + _CLOCKS_DIFFER_S:
+        return f"its samples add up to {claimed_s:.1f} s, but it ran for {lasted_s:.1f} s"
+    return None
 
 
 def _oom_kills() -> int:

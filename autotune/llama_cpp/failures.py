@@ -1,12 +1,12 @@
 """Name the reason of a failure, from the exit code and what the program printed.
 
 The exit code alone says little: 1 is a wrong flag, a missing model, a full memory, a failed decode.
-What it printed is therefore looked at first, in the words of llama.cpp since 2024.
+What it printed is therefore looked at first, in the words of llama.cpp since 2024. The last line
+that gives a reason is it: what was printed before it was survived.
 """
 
 import re
 import signal
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -18,112 +18,140 @@ class Reason(NamedTuple):
 
     kind: FailureKind
     message: str
+    of_model: bool = False  # The model was not loaded: no other context would have helped.
 
 
-# The first that matches decides; the order is from the special to the general.
-_SAID: tuple[tuple[FailureKind, re.Pattern[str]], ...] = tuple(
-    (kind, re.compile("|".join(patterns), re.IGNORECASE))
-    for kind, patterns in (
-        (
-            FailureKind.BAD_ARGUMENTS,
-            [
-                r"invalid parameter for argument",
-                r"(invalid|unknown) argument",
-                r"failed to parse cpu-mask",
-                r"failed to set process priority",
-                r"GGML_ASSERT\(.*(n_threads|n_batch)",
-            ],
-        ),
-        (
-            FailureKind.UNSUPPORTED,
-            [
-                r"quantized V cache",
-                r"requires flash.?attn",
-                r"requires Flash Attention",
-                r"does not support different K",
-                r"(invalid|unknown) device",
-                r"unknown (model )?arch",
-                r"unsupported (op|type|model)",
-                r"not supported",
-            ],
-        ),
-        (
-            FailureKind.OOM,
-            [
-                r"out of (device |host )?memory",
-                r"(failed|unable) to allocate",
-                r"cannot allocate memory",
-                r"bad_alloc",
-                r"ErrorOutOf(Device|Host)Memory",
-                r"insufficient memory",
-                r"cudaMalloc failed",
-                r"failed to (create|reserve).*buffer",
-            ],
-        ),
-        (
-            FailureKind.MODEL_UNREADABLE,
-            [
-                r"failed to load model",
-                r"failed to open (GGUF )?file",
-                r"invalid magic",
-                r"No such file",
-                r"data is not within the file bounds",
-                r"corrupted or incomplete",
-                r"failed to read (header|key)",
-            ],
-        ),
-        (FailureKind.DECODE_ERROR, [r"failed to decode", r"llama_decode.*(fail|error)"]),
-    )
+_Patterns = tuple[tuple[FailureKind, re.Pattern[str]], ...]
+
+
+def _patterns(*kinds: tuple[FailureKind, list[str]]) -> _Patterns:
+    return tuple((kind, re.compile("|".join(texts), re.IGNORECASE)) for kind, texts in kinds)
+
+
+_REASONS = _patterns(
+    (
+        FailureKind.BAD_ARGUMENTS,
+        [
+            r"failed to parse cpu-mask",
+            r"failed to set process priority",
+            r"GGML_ASSERT\(.*n_(threads|batch|ubatch) > 0",
+        ],
+    ),
+    (
+        FailureKind.UNSUPPORTED,
+        [
+            r"quantized V cache",
+            r"requires flash.?attn",
+            r"does not support different K",
+            r"K and V types.*(same|match)",
+            r"(invalid|unknown) (device|buffer type)",
+            r"unknown (model )?arch",
+            r"unsupported (op|type|model)",
+            r"SPLIT_MODE_\w+ (is )?not (supported|implemented)",
+        ],
+    ),
+    (
+        FailureKind.OOM,
+        [
+            r"out of (device |host |video )?memory",
+            r"(failed|unable) to allocate",
+            r"cannot allocate memory",
+            r"bad_alloc",
+            r"OutOf(Device|Host)?Memory",
+            r"insufficient memory",
+            r"malloc failed",
+            r"failed to (create|reserve).*buffer",
+            r"failed to (map|mmap).*memory",
+        ],
+    ),
+    (
+        FailureKind.MODEL_UNREADABLE,
+        [
+            r"invalid magic",
+            r"failed to open (GGUF )?file",
+            r"failed to read (magic|header|key|tensor)",
+            r"not within the file bounds",
+            r"corrupted or incomplete",
+            r"missing tensor",
+            r"wrong number of tensors",
+            r"invalid split file",
+        ],
+    ),
 )
 
-# Said without a reason: the run that repeats it with `-v` finds it.
-_SILENT = re.compile(r"failed to create context with model|failed to load model", re.IGNORECASE)
+# Said of every reason, and often alone: `-v` has the reason above it.
+_CONSEQUENCES = _patterns(
+    (
+        FailureKind.BAD_ARGUMENTS,
+        [r"invalid parameter for argument", r"(invalid|unknown) argument"],
+    ),
+    (FailureKind.MODEL_UNREADABLE, [r"failed to load model"]),
+    (FailureKind.OOM, [r"failed to create context"]),  # By far the most frequent reason of it.
+    (FailureKind.DECODE_ERROR, [r"failed to decode", r"llama_decode.*(fail|error)"]),
+)
+
+_MODEL = re.compile(r"failed to load model|error loading model", re.IGNORECASE)
+# What ggml prints before it aborts: file, line and why. A GPU's error says why only with `-v`.
+_ABORT = re.compile(r"^\S+:\d+: (?!\w+ error$)(.+)$")
 
 _ILLEGAL_INSTRUCTION = (
     "it executed an instruction that this processor does not have: the build is for another one, "
     "or uses AMX on a virtual machine that announces it without enabling it; use a portable build, "
     "or --repack 0 where llama-bench has it"
 )
+_WHO = {"SIGKILL": "by SIGKILL from outside", "SIGABRT": "by itself, with SIGABRT"}
+_ASKED_TO_END = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Whoever ends it so from outside will not be explained by the program.
+_TELLING = (*_ASKED_TO_END, signal.SIGKILL, signal.SIGILL)
 
 
 def is_silent(exit_code: int, stderr: Iterable[str]) -> bool:
-    """The program has failed by itself and did not say why."""
-    reasons = [line for line in stderr if _said(line)]
-    return exit_code > 0 and all(_SILENT.search(line) for line in reasons)
+    """The program has failed by itself and did not say why; it might, with `-v`."""
+    if -exit_code in _TELLING:
+        return False
+    lines = list(stderr)
+    if _last(_REASONS, lines) or any(_ABORT.search(line) for line in lines):
+        return False
+    consequence = _last(_CONSEQUENCES, lines)
+    return consequence is None or consequence.kind is not FailureKind.BAD_ARGUMENTS
 
 
-def classify(
-    exit_code: int, stderr: Sequence[str] | deque[str], *, killed_for_memory: bool = False
-) -> Reason:
-    """Name why a program that has ended by itself has failed."""
+def classify(exit_code: int, stderr: Sequence[str], *, killed_for_memory: bool = False) -> Reason:
+    """Name why a program that has ended without being asked to has failed."""
     if killed_for_memory and exit_code == -signal.SIGKILL:
         return Reason(
             FailureKind.OOM, "the kernel killed it, because the machine's memory was full"
         )
-    for kind, pattern in _SAID:
-        line = next((line for line in stderr if pattern.search(line)), None)
-        if line is not None:
-            return Reason(kind, line.strip())
+    if -exit_code in _ASKED_TO_END:
+        name = signal.Signals(-exit_code).name
+        return Reason(FailureKind.INTERRUPTED, f"someone has ended it with {name}")
+    of_model = any(_MODEL.search(line) for line in stderr)
+    said = _last(_REASONS, stderr)
+    if said is None and exit_code > 0:
+        said = _last(_CONSEQUENCES, stderr)
+    if said is not None:
+        return said._replace(of_model=of_model)
     if exit_code < 0:
-        return _by_signal(-exit_code)
-    last = next((line.strip() for line in reversed(stderr) if line.strip()), "")
-    if any("failed to create context" in line for line in stderr):
-        return Reason(FailureKind.OOM, last)
-    return Reason(FailureKind.CRASH, last or f"ended with exit code {exit_code} and said nothing")
+        return Reason(FailureKind.CRASH, _by_signal(-exit_code, stderr))
+    last = next((line.strip() for line in reversed(stderr) if line.strip()), "and said nothing")
+    return Reason(FailureKind.CRASH, f"ended with exit code {exit_code}: {last}", of_model)
 
 
-def _said(line: str) -> bool:
-    return any(pattern.search(line) for _, pattern in _SAID)
+def _last(patterns: _Patterns, lines: Sequence[str]) -> Reason | None:
+    """The last line that one of the patterns knows."""
+    for line in reversed(lines):
+        for kind, pattern in patterns:
+            if pattern.search(line):
+                return Reason(kind, line.strip())
+    return None
 
 
-def _by_signal(number: int) -> Reason:
+def _by_signal(number: int, stderr: Sequence[str]) -> str:
     try:
         name = signal.Signals(number).name
     except ValueError:
         name = f"signal {number}"
     if name == "SIGILL":
-        return Reason(FailureKind.CRASH, f"SIGILL: {_ILLEGAL_INSTRUCTION}")
-    return Reason(FailureKind.CRASH, f"ended by {name}{_WHO.get(name, '')}")
-
-
-_WHO = {"SIGKILL": " from outside", "SIGABRT": ": an assertion of its own failed"}
+        return f"ended by SIGILL: {_ILLEGAL_INSTRUCTION}"
+    said = next((match[1] for line in reversed(stderr) if (match := _ABORT.search(line))), "")
+    return f"ended {_WHO.get(name, f'by {name}')}" + (f": {said}" if said else "")

@@ -6,7 +6,8 @@ model again, so it never shares a grid; context and thread parameters do, and co
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -38,7 +39,7 @@ class Grid:
     """Every combination of some values, under one set of model parameters."""
 
     model_params: Params  # With every context field unset.
-    axes: Mapping[str, tuple[Any, ...]]  # By context field, in their order.
+    axes: tuple[tuple[Any, ...], ...]  # One of values for each of CONTEXT_FIELDS.
     depths: tuple[int, ...]
     tests: tuple[tuple[int, int], ...]  # (n_prompt, n_gen)
 
@@ -47,10 +48,10 @@ class Grid:
         in_order = sorted(self.tests, key=_kind)
         return [
             Trial(
-                replace(self.model_params, **dict(zip(self.axes, values, strict=True))),
+                replace(self.model_params, **dict(zip(CONTEXT_FIELDS, values, strict=True))),
                 Test(n_prompt=n_prompt, n_gen=n_gen, n_depth=depth),
             )
-            for values in itertools.product(*self.axes.values())
+            for values in itertools.product(*self.axes)
             for depth in self.depths
             for n_prompt, n_gen in in_order
         ]
@@ -81,6 +82,8 @@ def split(trials: Sequence[Trial]) -> list[Grid]:
 
 def _as_one_grid(trials: Sequence[Trial]) -> Grid | None:
     """One grid over a single varying parameter, if it gives these trials in this order."""
+    if not trials:
+        return None
     points = [_point(trial) for trial in trials]
     varying = [
         name for name in CONTEXT_FIELDS if len({getattr(p.params, name) for p in trials}) > 1
@@ -89,63 +92,86 @@ def _as_one_grid(trials: Sequence[Trial]) -> Grid | None:
         return None
     tests = tuple(dict.fromkeys(point.tests[0] for point in points))
     depths = tuple(dict.fromkeys(point.depths[0] for point in points))
-    step = len(tests) * len(depths)
-    axes = dict(points[0].axes)
-    if varying:
-        axes[varying[0]] = tuple(getattr(t.params, varying[0]) for t in trials[::step])
-    grid = replace(points[0], axes=axes, depths=depths, tests=tests)
+    axes = dict(zip(CONTEXT_FIELDS, points[0].axes, strict=True))
+    # Where nothing varies, a list of one value several times still repeats the tests.
+    name = varying[0] if varying else next((n for n in axes if axes[n] != (None,)), None)
+    if name:
+        step = len(tests) * len(depths)
+        axes[name] = tuple(getattr(trial.params, name) for trial in trials[::step])
+        if None in axes[name]:
+            return None
+    grid = replace(points[0], axes=tuple(axes.values()), depths=depths, tests=tests)
     return grid if grid.trials() == list(trials) else None
 
 
-def _layers(trials: Sequence[Trial]) -> Iterator[list[Trial]]:
+def _layers(trials: Sequence[Trial]) -> list[list[Trial]]:
     """Each distinct trial once, then each that is there a second time, and so on."""
-    left = list(trials)
-    while left:
-        layer = list(dict.fromkeys(left))
-        yield layer
-        for trial in layer:
-            left.remove(trial)
+    layers: list[list[Trial]] = []
+    seen: Counter[Trial] = Counter()
+    for trial in trials:
+        if seen[trial] == len(layers):
+            layers.append([])
+        layers[seen[trial]].append(trial)
+        seen[trial] += 1
+    return layers
 
 
 def _rectangles(trials: Sequence[Trial]) -> list[Grid]:
-    """Single points, merged along one axis at a time for as long as two of them match."""
-    grids = [_point(trial) for trial in trials]
-    merged = True
-    while merged:
-        merged = False
-        for a, b in itertools.combinations(range(len(grids)), 2):
-            union = _union(grids[a], grids[b])
-            if union:
-                grids[a] = union
-                del grids[b]
-                merged = True
-                break
+    """Few grids of distinct trials; one, where they are a full grid.
+
+    Which way of cutting gives the fewest depends on the axis that is merged first, so each is
+    tried as the first.
+    """
+    points = [_point(trial) for trial in trials]
+    axes = [*CONTEXT_FIELDS, _DEPTHS, _TESTS]
+    varying = [name for name in axes if len({_values(point, name) for point in points}) > 1]
+    orders = [varying[i:] + varying[:i] for i in range(len(varying))] or [[]]
+    return min((_merged(points, order) for order in orders), key=len)
+
+
+def _merged(grids: list[Grid], order: Sequence[str]) -> list[Grid]:
+    """Along one axis after the other, put together what is alike along all others."""
+    for axis in order:
+        rank = {value: n for n, value in enumerate(_all_values(grids, axis))}
+        groups: dict[Grid, list[Any]] = {}
+        for grid in grids:
+            values = _values(grid, axis)
+            # None means "not sent" and cannot stand in a list beside a value.
+            alike = _with_values(grid, axis, (None,) if None in values else ())
+            groups.setdefault(alike, []).extend(values)
+        grids = [
+            _with_values(alike, axis, tuple(sorted(values, key=rank.__getitem__)))
+            for alike, values in groups.items()
+        ]
     return grids
+
+
+_DEPTHS, _TESTS = "n_depth", "tests"  # Axes beside the fields of `Params`.
+
+
+def _all_values(grids: Sequence[Grid], axis: str) -> dict[Any, None]:
+    return dict.fromkeys(value for grid in grids for value in _values(grid, axis))
+
+
+def _values(grid: Grid, axis: str) -> tuple[Any, ...]:
+    if axis == _DEPTHS:
+        return grid.depths
+    return grid.tests if axis == _TESTS else grid.axes[CONTEXT_FIELDS.index(axis)]
+
+
+def _with_values(grid: Grid, axis: str, values: tuple[Any, ...]) -> Grid:
+    if axis == _DEPTHS:
+        return replace(grid, depths=values)
+    if axis == _TESTS:
+        return replace(grid, tests=values)
+    here = CONTEXT_FIELDS.index(axis)
+    return replace(grid, axes=(*grid.axes[:here], values, *grid.axes[here + 1 :]))
 
 
 def _point(trial: Trial) -> Grid:
     return Grid(
         model_params=model_params(trial.params),
-        axes={name: (getattr(trial.params, name),) for name in CONTEXT_FIELDS},
+        axes=tuple((getattr(trial.params, name),) for name in CONTEXT_FIELDS),
         depths=(trial.test.n_depth,),
         tests=((trial.test.n_prompt, trial.test.n_gen),),
     )
-
-
-def _union(a: Grid, b: Grid) -> Grid | None:
-    """One grid of both, where they differ along one axis only."""
-    if a.model_params != b.model_params:
-        return None
-    differing = [name for name in CONTEXT_FIELDS if a.axes[name] != b.axes[name]]
-    others = [a.depths != b.depths, a.tests != b.tests]
-    if len(differing) + sum(others) != 1:
-        return None
-    if differing:
-        (name,) = differing
-        # None means "not sent" and cannot stand in a list beside a value.
-        if None in a.axes[name] + b.axes[name]:
-            return None
-        return replace(a, axes={**a.axes, name: a.axes[name] + b.axes[name]})
-    if others[0]:
-        return replace(a, depths=a.depths + b.depths)
-    return replace(a, tests=a.tests + b.tests)

@@ -1,10 +1,12 @@
 """One child process, from which no output is lost and of which nothing is left behind.
 
-It has a process group of its own, so that it is stopped with all of its children; its stdin is
-closed; a thread drains both of its pipes from the first byte on, because a full pipe would block
-the program, and be measured. On Linux the kernel kills it when this process dies.
+It has a process group of its own, so that it is stopped with all of its children, and its stdin is
+closed. A thread owns it: that starts it, drains both of its pipes from the first byte on, because a
+full pipe would block the program, and be measured, and takes its exit code. Ctrl-C is raised in the
+main thread only, so it can never come between the start of a program and the note that it runs.
 """
 
+import atexit
 import contextlib
 import ctypes
 import os
@@ -23,9 +25,19 @@ from autotune.llama_cpp import environment
 
 # Longer than any line that llama.cpp prints; a program that prints more without an end is broken.
 MAX_LINE_BYTES = 1 << 20
+# Output that nobody has read yet: beyond it, a program that floods its pipes has to wait.
+MAX_WAITING_BYTES = 1 << 26
+# More than any help text. What prints on is no program of llama.cpp.
+MAX_ANSWER_BYTES = 1 << 24
 
 # How long each signal may take to end the group before the next one is sent, in seconds.
 STOP_LADDER = ((signal.SIGINT, 2.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 10.0))
+
+# An end that no closed pipe tells of is seen this much later: something else holds the pipes open.
+_POLL_S = 0.25
+# How long what has left the group may hold the pipes open after the program's end.
+_LAST_WORDS_S = 1.0
+_LINE_OVERHEAD_BYTES = 200  # A `Line` beside its text.
 
 Stream = Literal["stdout", "stderr"]
 
@@ -37,6 +49,7 @@ class Line:
     stream: Stream
     text: str
     at: float
+    whole: bool = True  # False: the output broke off in it, or it was too long to keep.
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,107 +59,234 @@ class Exit:
     code: int  # Negative: the signal that ended it.
 
 
+class NotStarted(OSError):
+    """The program cannot be executed."""
+
+
 class Child:
-    """A running program. Use it as a context manager: leaving it stops the whole group."""
+    """A program that runs as long as this context manager is open.
+
+    Entering starts it and raises `NotStarted` where it cannot; leaving stops the whole group.
+    """
 
     def __init__(self, command: Sequence[str], *, environ: Mapping[str, str] | None = None) -> None:
         self.command = tuple(command)
-        self.started_at = time.time()
-        self._queue: queue.SimpleQueue[Line | None] = queue.SimpleQueue()
-        self._process = subprocess.Popen(  # noqa: S603 - an argument list, never a shell
-            self.command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            env=environment.clean(os.environ if environ is None else environ),
-            start_new_session=True,
-            preexec_fn=_die_with_parent(),  # noqa: PLW1509 - it calls one system call, no Python lock
-        )
-        self._reader = threading.Thread(target=self._drain, name="llama.cpp's output", daemon=True)
-        self._reader.start()
+        self.started_at = 0.0
+        self._environ = environment.clean(os.environ if environ is None else environ)
+        self._process: subprocess.Popen[bytes] | None = None
+        self._error: NotStarted | None = None
+        self._unwanted = False
+        self._reaped = False
+        self._signalling = threading.Lock()  # Between a signal and the end of its target's number.
+        self._begun, self._ended = threading.Event(), threading.Event()
+        self._queue: queue.SimpleQueue[Line | Exit] = queue.SimpleQueue()
+        self._bytes_put = self._bytes_got = 0  # Each is written by one thread only.
+        self._owner = threading.Thread(target=self._own, name="llama.cpp's output", daemon=True)
 
     @property
     def pid(self) -> int:
-        return self._process.pid
+        return self._process.pid if self._process else 0
 
     def __enter__(self) -> Self:
+        _open.add(self)
+        try:
+            self._owner.start()
+            self._begun.wait()
+        except BaseException:
+            self.__exit__()
+            raise
+        if self._error:
+            _open.discard(self)
+            raise self._error
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.stop()
+        try:
+            self.stop()
+        finally:
+            _open.discard(self)
 
     def next_event(self, timeout: float) -> Line | Exit | None:
         """The next line, the end, or None when `timeout` seconds have passed without either."""
         try:
-            line = self._queue.get(timeout=max(timeout, 0))
+            event = self._queue.get(timeout=max(timeout, 0))
         except queue.Empty:
             return None
-        if line is not None:
-            return line
-        self._queue.put(None)  # Whoever asks again gets the same answer.
-        return Exit(self._process.wait())
+        if isinstance(event, Exit):
+            self._queue.put(event)  # Whoever asks again gets the same answer.
+        else:
+            self._bytes_got += _size(event)
+        return event
 
-    def stop(self) -> int:
-        """End the whole group, politely at first, and give the exit code."""
-        for signal_number, patience in STOP_LADDER:
-            if self._process.poll() is not None:
-                break
-            self._signal_group(signal_number)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=patience)
-        self._signal_group(signal.SIGKILL)  # Children that outlived it; it cannot be caught.
-        self._reader.join(timeout=STOP_LADDER[-1][1])
-        return self._process.wait()
+    def stop(self) -> None:
+        """End the whole group, politely at first; what it has printed can still be read."""
+        self._unwanted = True
+        try:
+            for signal_number, patience in STOP_LADDER:
+                if self._owner.ident is None or self._ended.is_set():
+                    break
+                self._signal_group(signal_number)
+                self._signal_group(signal.SIGCONT)  # A stopped program takes no other but SIGKILL.
+                self._ended.wait(patience)
+        finally:  # At once, where an impatient user presses Ctrl-C a second time.
+            self._signal_group(signal.SIGKILL)
+        if self._owner.ident is not None:
+            self._owner.join(timeout=STOP_LADDER[-1][1])
 
     def cpu_seconds(self) -> float | None:
         """CPU time that the program has used so far; None where that cannot be read."""
         try:
             with open(f"/proc/{self.pid}/stat", encoding="ascii", errors="replace") as stat:  # noqa: PTH123
                 fields = stat.read().rpartition(")")[2].split()
-        except OSError:
+            ticks = int(fields[11]) + int(fields[12])
+        except (OSError, IndexError, ValueError):
             return None
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return ticks / os.sysconf("SC_CLK_TCK")
 
     def _signal_group(self, signal_number: signal.Signals) -> None:
-        # The group is there as long as any member is; its number is not given to another before.
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(self.pid, signal_number)
+        with self._signalling:
+            # Until it is reaped, its number cannot be given to a stranger.
+            if self._process and not self._reaped:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self._process.pid, signal_number)
 
-    def _drain(self) -> None:
-        """Read both pipes until both are closed, and hand out what arrived line by line."""
-        names: dict[int, Stream] = {}
-        rest: dict[Stream, bytes] = {"stdout": b"", "stderr": b""}
-        with selectors.DefaultSelector() as selector:
-            for stream, name in (
-                (self._process.stdout, "stdout"),
-                (self._process.stderr, "stderr"),
-            ):
-                assert stream is not None  # noqa: S101 - both are pipes
-                selector.register(stream, selectors.EVENT_READ)
-                names[stream.fileno()] = "stdout" if name == "stdout" else "stderr"
-            while selector.get_map():
-                for key, _ in selector.select():
-                    name_ = names[key.fd]
+    def _own(self) -> None:
+        """The thread: start, drain, reap."""
+        try:
+            process = self._started()
+        finally:
+            self._begun.set()
+        if process is None:
+            self._ended.set()
+            self._queue.put(Exit(-signal.SIGTERM))
+            return
+        code = -signal.SIGKILL
+        try:
+            self._drain(process)
+            code = self._reap(process)
+        finally:
+            self._ended.set()
+            self._queue.put(Exit(code))
+
+    def _started(self) -> subprocess.Popen[bytes] | None:
+        with self._signalling:
+            if self._unwanted:
+                return None
+            self.started_at = time.time()
+            try:
+                self._process = subprocess.Popen(  # noqa: S603 - an argument list, never a shell
+                    self.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.PIPE,
+                    env=self._environ,
+                    start_new_session=True,
+                    preexec_fn=_before_it_starts(),  # noqa: PLW1509 - system calls, no Python lock
+                )
+            except OSError as error:
+                self._error = NotStarted(error.errno, error.strerror)
+            except (ValueError, subprocess.SubprocessError) as error:
+                self._error = NotStarted(0, str(error))
+            return self._process
+
+    def _drain(self, process: subprocess.Popen[bytes]) -> None:
+        """Read both pipes until both are closed, or the program's end has closed what it could."""
+        assert process.stdout  # noqa: S101 - both are pipes
+        assert process.stderr  # noqa: S101
+        splitters = {
+            process.stdout.fileno(): _Splitter("stdout"),
+            process.stderr.fileno(): _Splitter("stderr"),
+        }
+        with (
+            process.stdout,
+            process.stderr,
+            selectors.DefaultSelector() as selector,
+        ):
+            for number in splitters:
+                selector.register(number, selectors.EVENT_READ)
+            deadline = float("inf")
+            while selector.get_map() and time.monotonic() < deadline:
+                for key, _ in selector.select(_POLL_S):
                     chunk = os.read(key.fd, 1 << 16)
+                    self._hand_out(splitters[key.fd].feed(chunk))
                     if not chunk:
-                        selector.unregister(key.fileobj)
-                        self._hand_out(name_, rest[name_])
-                        continue
-                    *lines, rest[name_] = (rest[name_] + chunk).split(b"\n")
-                    for line in lines:
-                        self._hand_out(name_, line)
-                    if len(rest[name_]) > MAX_LINE_BYTES:
-                        self._hand_out(name_, rest[name_])
-                        rest[name_] = b""
-        for stream in (self._process.stdout, self._process.stderr):
-            if stream is not None:
-                stream.close()
-        self._queue.put(None)
+                        selector.unregister(key.fd)
+                if deadline == float("inf") and _has_ended(process):
+                    # Children of its own hold the pipes open, or all that is left is in them.
+                    self._signal_group(signal.SIGKILL)
+                    deadline = time.monotonic() + _LAST_WORDS_S
+            for splitter in splitters.values():
+                self._hand_out(splitter.feed(b""))
 
-    def _hand_out(self, stream: Stream, line: bytes) -> None:
-        if line:
-            text = line.rstrip(b"\r").decode(errors="replace")
-            self._queue.put(Line(stream, text, time.monotonic()))
+    def _reap(self, process: subprocess.Popen[bytes]) -> int:
+        """Wait for the program, end what it leaves behind, and only then give up its number."""
+        if sys.platform == "linux":
+            with contextlib.suppress(ChildProcessError):
+                os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        else:
+            process.wait()
+        self._signal_group(signal.SIGKILL)
+        with self._signalling:
+            code = process.wait()
+            self._reaped = True
+        return code
+
+    def _hand_out(self, lines: Iterator[Line]) -> None:
+        for line in lines:
+            while self._bytes_put - self._bytes_got > MAX_WAITING_BYTES and not self._unwanted:
+                time.sleep(0.05)
+            self._bytes_put += _size(line)
+            self._queue.put(line)
+
+
+class _Splitter:
+    """Cuts what arrives in pieces into lines."""
+
+    def __init__(self, stream: Stream) -> None:
+        self._stream = stream
+        self._rest = b""
+        self._skips = False  # The rest of a line that was too long.
+
+    def feed(self, chunk: bytes) -> Iterator[Line]:
+        """The lines that are complete by now; an empty chunk is the end."""
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            if line and not self._skips:
+                yield self._line(line)
+            self._skips = False
+        if self._rest and (not chunk or len(self._rest) > MAX_LINE_BYTES):
+            if not self._skips:
+                yield self._line(self._rest, whole=False)
+            self._skips, self._rest = True, b""
+
+    def _line(self, line: bytes, *, whole: bool = True) -> Line:
+        text = line.rstrip(b"\r").decode(errors="replace")
+        return Line(self._stream, text, time.monotonic(), whole)
+
+
+def _size(line: Line) -> int:
+    return len(line.text) + _LINE_OVERHEAD_BYTES
+
+
+def _has_ended(process: subprocess.Popen[bytes]) -> bool:
+    """It has ended; on Linux its number is still its own, because it is not reaped by this."""
+    if sys.platform != "linux":
+        return process.poll() is not None
+    try:
+        ended = os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:  # Someone ignores SIGCHLD: the kernel reaps.
+        return True
+    return ended is not None
+
+
+_open: set[Child] = set()
+
+
+@atexit.register
+def _stop_all() -> None:
+    """For runs that an exception has left open, where no kernel kills them with their parent."""
+    for child in list(_open):
+        child.stop()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -163,54 +303,49 @@ def run(command: Sequence[str], *, timeout: float) -> Finished:
     """Run a short command to its end, or stop it after `timeout` seconds.
 
     Raises:
-        OSError: it cannot be started.
+        NotStarted: it cannot be executed.
     """
     lines: dict[Stream, list[str]] = {"stdout": [], "stderr": []}
-    deadline = time.monotonic() + timeout
+    deadline, left, timed_out = time.monotonic() + timeout, MAX_ANSWER_BYTES, False
     with Child(command) as child:
-        for event in _events_until(child, deadline):
-            if isinstance(event, Exit):
-                return Finished(
-                    code=event.code,
-                    stdout="\n".join(lines["stdout"]),
-                    stderr="\n".join(lines["stderr"]),
-                )
-            lines[event.stream].append(event.text)
-        code = child.stop()
+        while not isinstance(event := child.next_event(deadline - time.monotonic()), Exit):
+            if event is None or left < 0:
+                timed_out, deadline, left = True, float("inf"), MAX_ANSWER_BYTES
+                child.stop()
+            elif not timed_out or left > _size(event):
+                left -= _size(event)
+                lines[event.stream].append(event.text)
     return Finished(
-        code=code,
+        code=event.code,
         stdout="\n".join(lines["stdout"]),
         stderr="\n".join(lines["stderr"]),
-        timed_out=True,
+        timed_out=timed_out,
     )
-
-
-def _events_until(child: Child, deadline: float) -> Iterator[Line | Exit]:
-    while (left := deadline - time.monotonic()) > 0:
-        event = child.next_event(left)
-        if event is None:
-            return
-        yield event
-        if isinstance(event, Exit):
-            return
 
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
-def _die_with_parent() -> Callable[[], None] | None:
-    """What a child calls before it becomes the program: ask the kernel to kill it with its parent.
+def _before_it_starts() -> Callable[[], None]:
+    """What the child does between fork and exec; no more than system calls, as threads may run."""
+    on_linux = sys.platform == "linux"
+    prctl = ctypes.CDLL(None).prctl if on_linux else None
+    parent = os.getpid()
 
-    The kernel counts the *thread* that started the child as its parent, so only a thread that lives
-    as long as the measurement may start one.
-    """
-    if sys.platform != "linux":
-        return None
-    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
-
-    def ask() -> None:
+    def prepare() -> None:
+        # Whoever was started in the background of a script ignores SIGINT, and so would it.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)
+        if prctl is None:
+            return
+        # The kernel kills it with the thread that started it: with its owner, or this process.
         prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:  # It died in between.
             os._exit(1)
+        # Where memory runs out, the kernel shall take it and not the user's other programs.
+        with contextlib.suppress(OSError):
+            file = os.open("/proc/self/oom_score_adj", os.O_WRONLY)
+            os.write(file, b"1000")
+            os.close(file)
 
-    return ask
+    return prepare

@@ -22,6 +22,10 @@ class Test:
     n_gen: int = 0
     n_depth: int = 0
 
+    def __post_init__(self) -> None:
+        if min(self.n_prompt, self.n_gen, self.n_depth) < 0 or self.n_tokens == 0:
+            raise ValueError("a test takes a number of tokens")  # Of none, nothing is printed.
+
     @property
     def n_tokens(self) -> int:
         """Tokens that one repetition counts."""
@@ -105,6 +109,27 @@ class BadRecord(ValueError):
     """A line that is no record of llama-bench."""
 
 
+# What a record repeats of its configuration, by the names of `Params`: what was asked for, never
+# what came of it. That the flag was understood is all it shows, and no small thing: `-fa on` means
+# "off" to builds before b9437.
+ECHOED = (
+    "n_threads",
+    "n_batch",
+    "n_ubatch",
+    "n_gpu_layers",
+    "n_cpu_moe",
+    "split_mode",
+    "main_gpu",
+    "type_k",
+    "type_v",
+    "flash_attn",
+    "no_kv_offload",
+    "no_op_offload",
+    "repack",
+    "load_mode",
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
     """The fields of a record that are used, whatever build wrote it."""
@@ -113,14 +138,7 @@ class Record:
     samples_ns: tuple[int, ...]
     build_commit: str
     build_number: int
-    n_threads: int | None
-    n_batch: int | None
-    n_ubatch: int | None
-    type_k: str | None
-    type_v: str | None
-    flash_attn: int | None  # 1 on, 0 off, -1 llama.cpp's choice.
-    no_kv_offload: bool | None
-    no_op_offload: bool | None
+    settings: Mapping[str, int | str]  # Those of ECHOED that this build knows.
     raw: Mapping[str, Any]
 
 
@@ -132,33 +150,25 @@ def parse_record(line: str) -> Record:
     """
     try:
         raw = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BadRecord(f"not JSON: {line[:200]!r}") from error
     if not isinstance(raw, dict):
         raise BadRecord(f"not a record: {line[:200]!r}")
-    test = Test(
-        n_prompt=_integer(raw, "n_prompt"),
-        n_gen=_integer(raw, "n_gen"),
-        n_depth=_integer(raw, "n_depth", 0),
-    )
+    n_prompt, n_gen = _integer(raw, "n_prompt"), _integer(raw, "n_gen")
+    if n_prompt + n_gen == 0:
+        raise BadRecord("a test of no tokens")
+    test = Test(n_prompt=n_prompt, n_gen=n_gen, n_depth=_integer(raw, "n_depth", 0))
     samples = raw.get("samples_ns")
     if not isinstance(samples, list) or not samples or not all(map(_is_duration, samples)):
         raise BadRecord(f"samples_ns is {str(samples)[:100]}, not durations")
-    if test.n_tokens <= 0:
-        raise BadRecord("a test of no tokens")
     return Record(
         test=test,
         samples_ns=tuple(samples),
         build_commit=str(raw.get("build_commit", "")),
         build_number=_integer(raw, "build_number", 0),
-        n_threads=_optional(raw, "n_threads"),
-        n_batch=_optional(raw, "n_batch"),
-        n_ubatch=_optional(raw, "n_ubatch"),
-        type_k=_text(raw, "type_k"),
-        type_v=_text(raw, "type_v"),
-        flash_attn=_optional(raw, "flash_attn"),  # A bool before b9437.
-        no_kv_offload=_flag(raw, "no_kv_offload"),
-        no_op_offload=_flag(raw, "no_op_offload"),
+        settings={
+            name: spelled for name in ECHOED if (spelled := as_echoed(raw.get(name))) is not None
+        },
         raw=raw,
     )
 
@@ -174,16 +184,8 @@ def _integer(raw: Mapping[str, Any], key: str, default: int | None = None) -> in
     return value
 
 
-def _optional(raw: Mapping[str, Any], key: str) -> int | None:
-    value = raw.get(key)
-    return int(value) if isinstance(value, int) else None
-
-
-def _flag(raw: Mapping[str, Any], key: str) -> bool | None:
-    value = raw.get(key)
-    return bool(value) if isinstance(value, int) else None
-
-
-def _text(raw: Mapping[str, Any], key: str) -> str | None:
-    value = raw.get(key)
+def as_echoed(value: object) -> int | str | None:
+    """A setting in one spelling for all builds: a switch is 0 or 1."""
+    if isinstance(value, int):  # A bool too: flash_attn was one before b9437.
+        return int(value)
     return value if isinstance(value, str) else None

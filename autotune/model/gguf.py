@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import BinaryIO, Literal, NamedTuple
 
-from autotune.errors import GGUFInvalid
+from autotune.errors import GGUFInvalid, printable
 
 MAGIC = b"GGUF"
 DEFAULT_ALIGNMENT = 32  # GGUF_DEFAULT_ALIGNMENT, ggml/include/gguf.h
@@ -115,13 +115,6 @@ class Header:
     tensors: tuple[Tensor, ...]
     data_offset: int  # Where the weights begin, in bytes from the start of the file.
     unknown_types: tuple[int, ...]  # Tensor types that are not in TENSOR_TYPES.
-
-
-def printable(text: str) -> str:
-    """Escape what could move a terminal's cursor or end a line; names and paths reach messages."""
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def read_header(stream: BinaryIO, size: int, where: str) -> Header:

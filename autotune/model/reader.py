@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from autotune.errors import GGUFInvalid, ModelNotFound, ModelUnreadable
+from autotune.errors import GGUFInvalid, ModelNotFound, ModelUnreadable, printable
 from autotune.model.architecture import (
     Caches,
     Facts,
@@ -17,7 +17,7 @@ from autotune.model.architecture import (
     read_caches,
     read_shape,
 )
-from autotune.model.gguf import Array, Header, Tensor, Value, printable, read_header
+from autotune.model.gguf import Array, Header, Tensor, Value, read_header
 
 # `enum llama_ftype` in include/llama.h, by the names that llama-quantize takes.
 FILE_TYPES: Mapping[int, str] = dict(

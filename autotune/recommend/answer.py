@@ -10,8 +10,8 @@ from autotune.model import Model
 from autotune.model.footprint import Footprint
 from autotune.params import DEFAULT_CACHE_TYPE, Params, Program
 from autotune.recommend import rules
-from autotune.recommend.placement import Placement, on_cpu, place, used_gpus
-from autotune.recommend.rules import Advice, Choice, gib
+from autotune.recommend.placement import Placement, device_names, on_cpu, place, used_gpus
+from autotune.recommend.rules import COMFORTABLE_SHARE, Advice, Choice, gib
 
 __all__ = [
     "Advice",
@@ -39,8 +39,6 @@ GPU_CONTEXT = 32768
 # An allowance, not a measurement, for what is beside weights, caches and compute buffers: the
 # program, its vocabulary and its threads' stacks.
 PROCESS_BYTES = 300 * rules.MIB
-# More than this share of the available memory leaves too little for page cache and other programs.
-COMFORTABLE_SHARE = 0.85
 # Below two bits a weight, hardly any model is published, and none that is worth running.
 SMALLEST_BITS = 2.0
 
@@ -103,7 +101,7 @@ def generate_recommendations(
         ConfigError: the request cannot be met by any configuration.
     """
     request = request or Request()
-    hardware = replace(hardware, gpus=used_gpus(hardware.gpus))
+    found, hardware = hardware.gpus, replace(hardware, gpus=used_gpus(hardware.gpus))
     ladder = context_ladder(
         hardware,
         model,
@@ -132,7 +130,10 @@ def generate_recommendations(
     )
     verdict = judge(hardware, placement.memory)
     return Recommendation(
-        params=_params(placement.params, choices, locked=bool(mlock.value) and memlock is None),
+        params=replace(
+            _params(placement.params, choices, locked=bool(mlock.value) and memlock is None),
+            devices=device_names(found, hardware.gpus, placement.params.n_gpu_layers or 0) or None,
+        ),
         choices=choices,
         warnings=_warnings(hardware, model, placement.params, memlock),
         verdict=verdict,
@@ -234,16 +235,18 @@ def _context(
 def _fitting_context(hardware: Hardware, trained: int, ladder: Sequence[Rung]) -> tuple[int, str]:
     allowed = [rung for rung in ladder if rung.cache_type == DEFAULT_CACHE_TYPE]
     allowed = [rung for rung in allowed if not rung.beyond_training and rung.verdict == "fits"]
-    on_gpu = [rung.n_ctx for rung in allowed if rung.all_on_gpu and rung.n_ctx <= GPU_CONTEXT]
+    least = min(DEFAULT_CONTEXT, trained or DEFAULT_CONTEXT)
+    on_gpu = [
+        rung.n_ctx for rung in allowed if rung.all_on_gpu and least <= rung.n_ctx <= GPU_CONTEXT
+    ]
     if on_gpu:
         return max(on_gpu), f"{max(on_gpu)} tokens fit on the GPU beside every layer."
     if not hardware.gpus:
         on_host = [rung.n_ctx for rung in allowed if rung.n_ctx <= CPU_CONTEXT]
         if on_host:
             return max(on_host), f"{max(on_host)} tokens, for a CPU; --ctx-size asks for more."
-    value = min(DEFAULT_CONTEXT, trained or DEFAULT_CONTEXT)
-    why = "the default" if value == DEFAULT_CONTEXT else "all that the model was trained on"
-    return value, f"{value} tokens, {why}: more would take memory from the layers."
+    why = "the default" if least == DEFAULT_CONTEXT else "all that the model was trained on"
+    return least, f"{least} tokens, {why}: more would take memory from the layers."
 
 
 def host_needs(hardware: Hardware, memory: Footprint) -> int:
@@ -298,6 +301,13 @@ def _warnings(
                 remedy="--threads 2 on an idle machine",
             )
         )
+    if not any(cache.k_elements or cache.state_elements for cache in model.caches):
+        warnings.append(
+            Advice(
+                what="this model keeps no cache: it is an encoder, and generates no text",
+                remedy="llama-server --embedding, with --ubatch-size as long as the longest input",
+            )
+        )
     warnings += [Advice(what=note, remedy="see docs/numbers.md") for note in model.notes]
     return tuple(warnings)
 
@@ -320,11 +330,17 @@ def _next_step(
         needed = gib(host_needs(hardware, best.memory))
         return f"--ctx-size {best.n_ctx}{cache} fits in {needed} of RAM"
     spare = COMFORTABLE_SHARE * hardware.memory.available_bytes
-    room = spare - host_needs(hardware, placement.memory) + placement.memory.host.weights_bytes
+    weights = placement.memory.host.weights_bytes
+    weights += sum(
+        place_.weights_bytes
+        for gpu, place_ in zip(hardware.gpus, placement.memory.gpus, strict=False)
+        if gpu.integrated
+    )
+    room = spare - host_needs(hardware, placement.memory) + weights
     smallest = SMALLEST_BITS / 8 * model.n_parameters / max(model.weight_bytes, 1)
-    if room >= smallest * placement.memory.host.weights_bytes:
+    if room >= smallest * weights:
         return (
             f"a quantization whose weights take at most {gib(room)} in RAM (these take "
-            f"{gib(placement.memory.host.weights_bytes)}), or close other programs"
+            f"{gib(weights)}), or close other programs"
         )
     return f"a smaller model: no quantization of this one fits in the {gib(spare)} to spare"

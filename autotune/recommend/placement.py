@@ -31,11 +31,21 @@ def budget_bytes(gpu: Gpu) -> int:
 
 
 def used_gpus(gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
-    """Those that llama.cpp offloads to: integrated ones only where there is no other.
+    """Those to plan with: no integrated one beside a card, and none without room beside another.
 
-    `llama_prepare_model_devices` in src/llama.cpp leaves them out beside a card.
+    llama.cpp itself leaves integrated ones out (`llama_prepare_model_devices` in src/llama.cpp). A
+    full one must be left out by name, because prompts are computed on the first that is left.
     """
-    return tuple(gpu for gpu in gpus if not gpu.integrated) or tuple(gpus)
+    cards = [gpu for gpu in gpus if not gpu.integrated] or [*gpus]
+    return tuple([gpu for gpu in cards if budget_bytes(gpu)] or cards)
+
+
+def device_names(gpus: Sequence[Gpu], used: Sequence[Gpu], n_gpu_layers: int) -> tuple[str, ...]:
+    """What to tell llama.cpp of its devices; nothing where it takes the right ones by itself."""
+    cards = [gpu for gpu in gpus if not gpu.integrated] or [*gpus]
+    if cards and not n_gpu_layers:
+        return ("none",)
+    return tuple(f"{gpu.backend}{gpu.index}" for gpu in used) if len(used) < len(cards) else ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,11 +145,15 @@ class _Search:
     def _splits(self, params: Params, n_offloaded: int) -> Iterator[tuple[float, ...]]:
         """Ways to give the devices their layers, as numbers of layers, best first.
 
-        In proportion to free memory all devices share the work. But layers differ, and the last
-        device holds the output as well: where one overflows, fill them one after the other.
+        One device alone, where it holds them: a token goes through all layers in turn, so a second
+        device adds no speed and may be the slower one. Otherwise in proportion to free memory. But
+        layers differ, and the last device holds the output as well: where one overflows, they are
+        filled one after the other.
         """
-        if len(self.budgets) == 1:
-            yield (1.0,)
+        devices = range(len(self.budgets))
+        largest = max(devices, key=lambda device: self.budgets[device])
+        yield tuple(float(n_offloaded if device == largest else 0) for device in devices)
+        if len(devices) == 1:
             return
         total = sum(self.budgets)
         ends = [round(n_offloaded * end / total) for end in accumulate(self.budgets)]

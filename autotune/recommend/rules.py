@@ -12,6 +12,9 @@ from autotune.model import Model
 from autotune.params import ALL_LAYERS, Params
 from autotune.recommend.placement import Placement, budget_bytes
 
+# More than this share of the available memory leaves too little for page cache and other programs.
+COMFORTABLE_SHARE = 0.85
+
 GIB = 1 << 30
 MIB = 1 << 20
 
@@ -26,6 +29,12 @@ GPU_BATCH, CPU_BATCH = 512, 256
 # (`--cache-ram`, common/common.h); a share of what is left is enough to keep the last few.
 DEFAULT_CACHE_RAM_MIB = 8192
 CACHE_RAM_SHARE = 0.15
+# What is available changes by the second; the recommendation need not.
+CACHE_RAM_STEP_MIB = 256
+
+# Generating text waits for memory, which a few cores saturate; with fewer fast ones than this, the
+# slow ones are worth waiting for (20 cores gained nothing above 3 or 4 threads: llama.cpp #12966).
+ENOUGH_FAST_CORES = 4
 
 Json = int | float | bool | str | list[int] | None
 
@@ -64,8 +73,12 @@ def threads(cpu: Cpu) -> Choice:
 
 
 def threads_batch(cpu: Cpu) -> Choice:
-    """Every core that the process may use, of the fastest kind: prompts are bound by arithmetic."""
-    value, _ = _most_threads(cpu)
+    """Every core that the process may use: prompts are bound by arithmetic.
+
+    Slow cores help here, because a thread that is done takes the next rows of the matrix
+    (`ggml_threadpool_chunk_add` in ggml/src/ggml-cpu).
+    """
+    value = max(min(cpu.usable_cores, cpu.max_threads), 1)
     return Choice(
         key="--threads-batch",
         value=value,
@@ -76,7 +89,7 @@ def threads_batch(cpu: Cpu) -> Choice:
 
 def _most_threads(cpu: Cpu) -> tuple[int, str]:
     """The threads that run well at once, and what limits them."""
-    fast = cpu.usable_performance_cores
+    fast = cpu.usable_performance_cores if cpu.usable_performance_cores >= ENOUGH_FAST_CORES else 0
     if cpu.quota is not None and cpu.max_threads < (fast or cpu.usable_cores):
         grant = f"A container's quota grants {cpu.quota:g} CPUs"
         return cpu.max_threads, f"{grant} of the {cpu.logical_cores} visible"
@@ -225,7 +238,7 @@ def mlock(hardware: Hardware, model: Model, host_bytes: int) -> tuple[Choice, Ad
     """Lock the model in memory where there is plenty; name the limit that stands in the way."""
     ram, limit = hardware.memory.usable_total_bytes, hardware.memory.memlock_bytes
     plenty = ram > MLOCK_FACTOR * model.file_bytes
-    value = plenty and host_bytes <= hardware.memory.available_bytes
+    value = plenty and host_bytes <= COMFORTABLE_SHARE * hardware.memory.available_bytes
     comparison = "more" if plenty else "not more"
     size = gib(model.file_bytes)
     reason = f"{gib(ram)} of RAM is {comparison} than {MLOCK_FACTOR} x the model's {size}."
@@ -290,7 +303,8 @@ def numa(cpu: Cpu) -> Choice | None:
 def cache_ram(available_bytes: int, host_bytes: int) -> Choice:
     """llama-server's prompt cache, within what the model leaves."""
     left = max(available_bytes - host_bytes, 0)
-    value = min(DEFAULT_CACHE_RAM_MIB, int(left * CACHE_RAM_SHARE) // MIB)
+    share = int(left * CACHE_RAM_SHARE) // MIB
+    value = min(DEFAULT_CACHE_RAM_MIB, share // CACHE_RAM_STEP_MIB * CACHE_RAM_STEP_MIB)
     return Choice(
         key="--cache-ram",
         value=value,

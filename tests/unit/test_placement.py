@@ -8,7 +8,6 @@ from fakes.hosts import GIB, MIB, card, cards, dense_model, host, recorded, zoo_
 from fakes.zoo import ZOO
 
 from autotune.hardware import Gpu
-from autotune.llama_cpp.dialect import command
 from autotune.model import Model
 from autotune.model.footprint import footprint, place_layers
 from autotune.params import ALL_LAYERS, Params
@@ -76,11 +75,17 @@ def test_without_a_budget_everything_is_on_the_cpu(free_gib: float) -> None:
     assert placement.memory.gpus[0].total_bytes == 0
 
 
-def test_a_gpu_without_room_is_left_alone_by_the_command() -> None:
-    """Without `--device none` llama.cpp would copy weights to it for every prompt."""
-    arguments = command("server", "m.gguf", placed("llama3-8b", 0.3).params)
-    assert arguments[arguments.index("--device") + 1] == "none"
-    assert "--device" not in command("server", "m.gguf", placed("llama3-8b", 4).params)
+@pytest.mark.parametrize(
+    ("free_gib", "expected"),
+    [((0.3,), ("none",)), ((4,), None), ((0.5, 24), ("CUDA1",)), ((24, 0.5), ("CUDA0",))],
+    ids=str,
+)
+def test_a_gpu_without_room_is_left_alone_by_the_command(
+    free_gib: tuple[float, ...], expected: tuple[str, ...] | None
+) -> None:
+    """llama.cpp would copy weights to it for every prompt."""
+    machine = replace(host(), gpus=cards(*free_gib))
+    assert generate_recommendations(machine, zoo_model("llama3-8b")).params.devices == expected
 
 
 # --- one GPU -------------------------------------------------------------------------------------
@@ -265,12 +270,16 @@ def test_two_gpus_hold_the_attention_of_a_mixture_where_any_split_does(
     assert place(model, PARAMS, gpus, "server").params.n_gpu_layers == ALL_LAYERS
 
 
-@pytest.mark.xfail(reason="host weights are copied to the first GPU: it takes --device to skip one")
 def test_a_full_first_gpu_does_not_keep_the_second_from_working() -> None:
-    first_full = placed("llama3-70b", 0.5, 24).params.n_gpu_layers or 0
-    second_full = placed("llama3-70b", 24, 0.5).params.n_gpu_layers or 0
-    assert second_full > 40
-    assert abs(first_full - second_full) <= 1
+    def layers(*free_gib: float) -> int | None:
+        machine = replace(host(), gpus=cards(*free_gib))
+        return generate_recommendations(machine, zoo_model("llama3-70b")).params.n_gpu_layers
+
+    assert layers(0.5, 24) == layers(24, 0.5) == layers(24)
+
+
+def test_a_model_that_one_gpu_holds_is_not_split() -> None:
+    assert placed("llama3-8b", 8, 24).params.tensor_split == (0.0, 33.0)
 
 
 def test_one_gpu_is_not_split() -> None:

@@ -107,6 +107,12 @@ def test_the_next_step_is_what_would_help(
     assert bool(recommendation.next_step) == bool(step)
 
 
+def test_weights_that_an_integrated_gpu_holds_would_shrink_with_the_rest() -> None:
+    mac = host([card(10.6, integrated=True, backend="Metal")], available_gib=10.6, total_gib=16)
+    step = recommend(mac, zoo_model("gpt-oss-20b")).next_step
+    assert step.startswith("a quantization whose weights take at most 8.")
+
+
 def test_the_context_of_the_next_step_fits() -> None:
     machine, model = host(available_gib=6.5), zoo_model("llama3-8b")
     recommendation = recommend(machine, model, 16384)

@@ -20,13 +20,13 @@ UNTOLD = replace(NVME, device="/dev/mapper/root", rotational=None)
 # What the process may run at once, by hand from the comments of the recordings.
 THREADS = {
     "amd-gpu": (15, 16),
-    "arm-big-little": (4, 4),
+    "arm-big-little": (4, 8),
     "cgroup-v1": (1, 1),
-    "compact-cores": (4, 4),
+    "compact-cores": (4, 12),
     "container-memory": (7, 8),
     "container-quota": (2, 2),
-    "hybrid-no-smt": (8, 8),
-    "hybrid-smt": (8, 8),
+    "hybrid-no-smt": (8, 20),
+    "hybrid-smt": (8, 12),
     "missing-files": (1, 1),
     "nested-cgroup": (3, 3),
     "one-socket-smt": (7, 8),
@@ -122,14 +122,15 @@ def test_affinity_to_efficiency_cores_alone_uses_those() -> None:
     assert "performance" not in rules.threads(only_efficient).reason
 
 
-def test_affinity_to_some_of_each_kind_uses_the_performance_cores() -> None:
+@pytest.mark.parametrize(("fast", "expected"), [(2, 6), (3, 6), (4, 4), (5, 5)])
+def test_a_few_performance_cores_are_not_left_alone(fast: int, expected: int) -> None:
     mixed = cpu_of(
         "hybrid-no-smt",
         usable_cpus=(0, 1, 8, 9, 10, 11),
         usable_cores=6,
-        usable_performance_cores=2,
+        usable_performance_cores=fast,
     )
-    assert rules.threads(mixed).value == 2
+    assert rules.threads(mixed).value == expected
 
 
 def test_a_quota_below_the_performance_cores_wins() -> None:
@@ -304,8 +305,8 @@ def test_a_process_that_has_a_part_of_the_machine_is_not_spread_over_all_nodes(
 
 @pytest.mark.parametrize(
     ("available_gib", "needed_gib", "expected_mib"),
-    [(64, 4, 8192), (20, 10, 1536), (10, 10, 0), (4, 10, 0)],
-    ids=["plenty", "a share", "nothing left", "less than nothing"],
+    [(64, 4, 8192), (20, 10, 1536), (21, 10, 1536), (11, 10, 0), (10, 10, 0), (4, 10, 0)],
+    ids=["plenty", "a share", "in steps", "little left", "nothing left", "less than nothing"],
 )
 def test_the_prompt_cache_is_a_share_of_what_the_model_leaves(
     available_gib: int, needed_gib: int, expected_mib: int
