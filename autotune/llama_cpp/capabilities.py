@@ -4,6 +4,7 @@ A version can be 0, "unknown" or wrong; a help text is what the argument parser 
 is kept by the identity of the program's files, because a package manager may replace any of them.
 """
 
+import contextlib
 import hashlib
 import json
 import os
@@ -245,7 +246,8 @@ def _keep(file: Path, capabilities: Capabilities) -> None:
         beside.write_text(text, encoding="utf-8")
         beside.replace(file)
     except OSError:
-        beside.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            beside.unlink()
 
 
 def _version(program: Program, options: Mapping[str, tuple[str, ...]]) -> str:

@@ -54,7 +54,7 @@ FLAGS: Mapping[str, tuple[str, str]] = {
 }
 
 # What does not concern a program: llama-bench's tests decide it, or it is for serving only.
-_NOT_IN: Mapping[str, frozenset[str]] = {
+NOT_IN: Mapping[str, frozenset[str]] = {
     "bench": frozenset({"n_threads_batch", "n_ctx", "n_parallel", "kv_unified", "cache_ram"}),
     "cli": frozenset({"kv_unified", "cache_ram"}),
     "fit-params": frozenset({"kv_unified", "cache_ram"}),
@@ -88,7 +88,7 @@ class _Renderer:
         }
         if name in special:
             special[name](value)
-        elif name not in _NOT_IN.get(self._target, frozenset()):
+        elif name not in NOT_IN.get(self._target, frozenset()):
             self._plain(name, value)
 
     def _plain(self, name: str, value: Any) -> None:  # noqa: ANN401
@@ -117,7 +117,10 @@ class _Renderer:
     def _flash_attn(self, value: bool | Literal["auto"]) -> None:  # noqa: FBT001 - a field's value
         flag = self._flag("flash_attn")
         by_word = self._capabilities is None or "on" in self._choices("flash_attn")
-        if value == "auto" and not by_word:  # Left out, the program keeps its default.
+        if not self._has(flag):
+            if value:  # Without the flag there is no flash attention to switch off.
+                self._cannot("flash_attn", value, f"has no {flag}")
+        elif value == "auto" and not by_word:  # Left out, the program keeps its default.
             self._cannot("flash_attn", value, "decides it itself")
         elif self._target == "bench":
             # 0 and 1 are understood by every build; "on" silently means off before b9437.
@@ -136,7 +139,7 @@ class _Renderer:
         spelled = _OLD_LOAD_MODES["bench" if self._target == "bench" else "other"].get(value)
         if value == "auto":
             return
-        if spelled is None or not self._has(next(iter(spelled), "")):
+        if spelled is None or not all(map(self._has, spelled[:1])):
             self._cannot("load_mode", value, f"has no {flag} {value}")
         else:
             self.arguments += spelled

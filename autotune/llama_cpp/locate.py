@@ -89,7 +89,10 @@ def _command(name: str, value: str, source: str, environ: Mapping[str, str]) -> 
         path /= name
     if is_executable(str(path)):
         return (str(path.absolute()),)
-    words = shlex.split(value)
+    try:
+        words = shlex.split(value)
+    except ValueError:  # An open quote.
+        words = []
     first = shutil.which(words[0], path=environ.get("PATH")) if len(words) > 1 else None
     if first:  # A prefix, such as a container command.
         return (first, *words[1:])

@@ -23,7 +23,10 @@ from fakes.tiny import write_tiny
 from lcm_process import run_lcm
 
 from autotune.hardware import Hardware, Storage
-from autotune.llama_cpp.dialect import command
+from autotune.llama_cpp.capabilities import ask
+from autotune.llama_cpp.dialect import Target, render
+from autotune.llama_cpp.launch import launch
+from autotune.llama_cpp.locate import find_program
 from autotune.params import Params
 from autotune.recommend import Recommendation, generate_recommendations
 
@@ -47,6 +50,11 @@ def refused(folder: Path, arguments: tuple[str, ...]) -> str:
     )
     accepted = done.returncode == 0 and "version:" in done.stdout + done.stderr
     return "" if accepted else done.stderr
+
+
+def command(program: Literal["cli", "server"], params: Params) -> tuple[str, ...]:
+    """Give the command in today's dialect, as if nothing were installed."""
+    return launch(program, Path("model.gguf"), params, environ={}).argv
 
 
 def unlockable(hardware: Hardware) -> Hardware:
@@ -81,7 +89,7 @@ def recommended(kind: str) -> Recommendation:
 def test_a_recommended_command_is_accepted(
     kind: str, program: Literal["cli", "server"], llama_cpp_dir: Path
 ) -> None:
-    arguments = command(program, "model.gguf", recommended(kind).params, cache_ram_mib=1024)
+    arguments = command(program, recommended(kind).params)
     assert refused(llama_cpp_dir, arguments) == ""
 
 
@@ -89,7 +97,7 @@ def test_the_commands_above_have_every_flag_that_is_ever_recommended() -> None:
     flags = {
         word
         for kind in RECOMMENDED
-        for word in command("server", "m.gguf", recommended(kind).params, cache_ram_mib=1)
+        for word in command("server", recommended(kind).params)
         if word.startswith("--")
     }
     assert flags == {
@@ -132,12 +140,12 @@ def test_the_commands_above_have_every_flag_that_is_ever_recommended() -> None:
         *(Params(numa=kind) for kind in ("distribute", "isolate", "numactl")),
         Params(tensor_split=(0.0, 33.0, 2.5)),
     ],
-    ids=lambda params: " ".join(command("cli", "", params)[3:]),
+    ids=lambda params: " ".join(command("cli", params)[3:]),
 )
 def test_every_value_of_a_parameter_is_accepted(
     params: Params, program: Literal["cli", "server"], llama_cpp_dir: Path
 ) -> None:
-    assert refused(llama_cpp_dir, command(program, "model.gguf", params)) == ""
+    assert refused(llama_cpp_dir, command(program, params)) == ""
 
 
 @pytest.mark.parametrize(
@@ -160,7 +168,7 @@ def test_every_value_of_a_parameter_is_accepted(
 def test_a_wrong_word_anywhere_would_be_seen(
     program: Literal["cli", "server"], wrong: tuple[str, ...], llama_cpp_dir: Path
 ) -> None:
-    name, *rest = command(program, "model.gguf", recommended("plain").params)
+    name, *rest = command(program, recommended("plain").params)
     for arguments in ((name, *wrong, *rest), (name, *rest, *wrong)):
         assert "error" in refused(llama_cpp_dir, arguments)
 
