@@ -1,4 +1,4 @@
-"""The recorded builds of llama.cpp, as tests read them: see tests/fixtures/llama_bench/README.md."""
+"""The recorded builds of llama.cpp (tests/fixtures/llama_bench), as tests read them."""
 
 from functools import cache
 from pathlib import Path

@@ -109,7 +109,7 @@ class Child:
     def next_event(self, timeout: float) -> Line | Exit | None:
         """The next line, the end, or None when `timeout` seconds have passed without either."""
         try:
-            event = self._queue.get(timeout=max(timeout, 0))
+            event = self._queue.get(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX))
         except queue.Empty:
             return None
         if isinstance(event, Exit):

@@ -23,10 +23,7 @@ from fakes.tiny import write_tiny
 from lcm_process import run_lcm
 
 from autotune.hardware import Hardware, Storage
-from autotune.llama_cpp.capabilities import ask
-from autotune.llama_cpp.dialect import Target, render
 from autotune.llama_cpp.launch import launch
-from autotune.llama_cpp.locate import find_program
 from autotune.params import Params
 from autotune.recommend import Recommendation, generate_recommendations
 
