@@ -1,6 +1,7 @@
 """The README's commands do what it says.
 
-`lcm` commands are run to the letter, beside a small model that has the README's name for it. nox
+`lcm` commands are run to the letter, beside a small model that has the README's name for it, and
+stand-ins for llama.cpp where its own build would put the programs (`./build/bin`). nox
 is not started from within its own session: its commands are held against the sessions that there
 are, and what `nox -s demo` runs is run here.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import demo
 import pytest
+from fakes.programs import BENCH_HELP, SERVER_HELP, WORKS, write_program
 from fakes.tiny import write_tiny
 from lcm_process import run_lcm
 
@@ -54,10 +56,22 @@ _OTHERS = [words for words in _commands(_README + _CONTRIBUTING) if words[0] != 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Give a folder with the README's `model.gguf` in it."""
+    """Give a folder with the README's `model.gguf` in it, and a build of llama.cpp."""
     place = tmp_path_factory.mktemp("readme")
     write_tiny(place / "model.gguf")
+    programs = place / "build" / "bin"
+    programs.mkdir(parents=True)
+    write_program(programs / "llama-bench", help_text=BENCH_HELP, work=WORKS)
+    for name in ("llama-cli", "llama-server"):
+        write_program(programs / name, help_text=SERVER_HELP, work="echo '> started'")
     return place
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep what the stand-ins can out of the user's folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
+    monkeypatch.setenv("XDG_DATA_HOME", str(folder / "data"))
 
 
 @pytest.mark.parametrize("command", _LCM, ids=shlex.join)

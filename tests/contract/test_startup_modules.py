@@ -52,6 +52,16 @@ def test_the_quick_path_loads_nothing_heavy(arguments: Sequence[str], model: Pat
     assert loaded.isdisjoint(HEAVY)
 
 
+def test_recommending_does_not_load_what_starts_or_examines(model: Path) -> None:
+    done = run_lcm("run", "--model", model, "--optimize", interpreter_options=["-X", "importtime"])
+
+    modules = set(_IMPORT.findall(done.stderr))
+    others = {"cli.start", "cli.saved", "cli.diagnosis", "llama_cpp.checkup", "results.profile"}
+    assert done.returncode == 0
+    assert "autotune.cli.compose" in modules
+    assert modules & {f"autotune.{name}" for name in others} == set()
+
+
 def test_a_heavy_import_would_be_seen() -> None:
     trace = "import time:   10 |   20 |   numpy.linalg\nimport time:  1 |  2 | json\n"
 
