@@ -1,0 +1,24 @@
+"""The real llama-bench behaves as the driver expects, and as the fake does."""
+
+from pathlib import Path
+
+import pytest
+from contract.llama_bench_contract import LlamaBenchContract
+from fakes.tiny import write_tiny
+
+from autotune.llama_cpp.locate import Program
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
+    write_tiny(path)
+    return path
+
+
+@pytest.mark.llama_cpp
+class TestRealLlamaBench(LlamaBenchContract):
+    @pytest.fixture
+    def bench(self, llama_cpp_dir: Path) -> Program:
+        command = (str(llama_cpp_dir / "llama-bench"),)
+        return Program(name="llama-bench", command=command, found_by="tests")
