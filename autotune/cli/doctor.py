@@ -9,7 +9,7 @@ import typer
 
 from autotune.cli import console
 from autotune.cli.answer import DoctorAnswer, FindingSection, HardwareSection, ProgramSection
-from autotune.errors import EXIT_DONE, EXIT_NO
+from autotune.errors import EXIT_DONE, EXIT_NO, printable
 
 _WIDTH = 80
 
@@ -136,7 +136,7 @@ def _finding_lines(finding: FindingSection) -> str:
 def _wrapped(start: str, text: str, indent: int) -> str:
     """In 80 columns; only a word that is longer, such as a path, stays whole."""
     return textwrap.fill(
-        console.printable(text),
+        printable(text),
         _WIDTH,
         initial_indent=start,
         subsequent_indent=" " * indent,

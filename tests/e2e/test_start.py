@@ -138,7 +138,15 @@ def test_a_dry_run_prints_what_would_be_started(
     mode: list[str], programs: Path, tiny: Path
 ) -> None:
     program = programs / ("llama-server" if "server" in mode else "llama-cli")
-    arguments = ["--model", tiny, *mode, "--", "-p", 'it\'s "two"\nlines $HOME', ""]
+    arguments: list[str | Path] = [
+        "--model",
+        tiny,
+        *mode,
+        "--",
+        "-p",
+        'it\'s "two"\nlines $HOME',
+        "",
+    ]
 
     words = dry(*arguments)
     assert not (programs / f"{program.name}.argv").exists()
@@ -518,7 +526,7 @@ def wait_until_healthy(url: str, process: subprocess.Popen[bytes], log: Path) ->
 def test_the_real_server_answers_a_completion(real: Path, gemma: Path, tmp_path: Path) -> None:
     port, log = free_port(), tmp_path / "log"
     url = f"http://127.0.0.1:{port}"
-    arguments = ["run", "--model", gemma, "--mode", "server"]
+    arguments: list[str | Path] = ["run", "--model", gemma, "--mode", "server"]
     with serving(*arguments, "--", "--port", str(port), "-c", "512", log=log) as process:
         wait_until_healthy(url, process, log)
         answer = post(f"{url}/completion", {"prompt": "1, 2, 3, 4,", "n_predict": 4, "seed": 1})
