@@ -42,6 +42,7 @@ SERVER_HELP = """\
 -ctk,  --cache-type-k TYPE              KV cache data type for K
 -ctv,  --cache-type-v TYPE              KV cache data type for V
 -lm,   --load-mode MODE                 model loading mode (default: auto)
+-dev,  --device <dev1,dev2,..>          comma-separated list of devices to use for offloading
 --list-devices                          print list of available devices and exit
 -ngl,  --gpu-layers, --n-gpu-layers N   max. number of layers to store in VRAM
 -fit,  --fit [on|off]                   whether to adjust unset arguments to fit in device memory
