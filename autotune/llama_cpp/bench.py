@@ -149,8 +149,9 @@ def _spelled(value: object) -> str:
 class Run(Iterator[Event]):
     """Yields `Progress` as things happen, and one `Result` for each trial.
 
-    After `stop`, what was finished by then is still yielded. Leaving the `with` or `close` stops
-    llama-bench and forgets the rest.
+    After `stop`, what was finished by then is still yielded. Leaving the `with`, `close`, Ctrl-C or
+    any other exception ends llama-bench at once; what it had finished and nobody had been told of
+    is then in `rescued`.
     """
 
     def __init__(self, bench: Bench, trials: Sequence[Trial], repetitions: int) -> None:
@@ -159,6 +160,7 @@ class Run(Iterator[Event]):
         self._process: _Process | None = None
         self._stopped = False
         self._events = self._all(trials)
+        self.rescued: list[Result] = []
 
     def __enter__(self) -> Self:
         return self
@@ -189,7 +191,9 @@ class Run(Iterator[Event]):
                 yield _never_run(trial, problem)
         waiting = deque(grids.split(speakable))
         while waiting and not self._stopped:
-            self._process = _Process(self._bench, waiting.popleft(), self._repetitions)
+            self._process = _Process(
+                self._bench, waiting.popleft(), self._repetitions, self.rescued
+            )
             yield from self._process.events()
             waiting.extendleft(reversed(self._process.again))
 
@@ -211,15 +215,19 @@ def _never_run(trial: Trial, problem: str) -> Result:
 class _Process:
     """One llama-bench process over one grid, up to its first failure."""
 
-    def __init__(self, bench: Bench, grid: Grid, repetitions: int) -> None:
+    def __init__(self, bench: Bench, grid: Grid, repetitions: int, rescued: list[Result]) -> None:
         self.again: list[Grid] = []  # What is still to be measured when this one has ended.
         self._bench = bench
         self._expected = grid.trials()
         self._repetitions = repetitions
+        self._rescued = rescued
         self._argv = [*bench.program.command, *bench.arguments(grid, repetitions)]
         self._child = Child(self._argv)
         self._clock = bench.patience.clock(
-            self._expected, repetitions, model_bytes=bench.model_bytes()
+            self._expected,
+            repetitions,
+            model_bytes=bench.model_bytes(),
+            talks=bench.capabilities.has("--progress"),
         )
         self._n_done = 0
         self._stopped = self._over = False
@@ -243,17 +251,27 @@ class _Process:
             with self._child as child:
                 while not self._over:
                     event = child.next_event(self._clock.left())
-                    if isinstance(event, Line):
-                        yield from self._read(event)
-                    elif isinstance(event, Exit):
+                    if isinstance(event, Exit):
                         yield from self._ended(event.code, for_memory=_oom_kills() > oom_kills)
+                    elif event is None or self._clock.is_over(event.at):
+                        yield from self._waited_too_long(event)
                     else:
-                        yield from self._waited_too_long()
+                        yield from self._read(event)
+        except (GeneratorExit, KeyboardInterrupt, SystemExit):
+            self._rescue()
+            raise
         except NotStarted as error:
             raise LlamaCppUnusable(
                 f"{self._argv[0]} cannot be executed: {error.strerror}",
                 hint="is it built for this system and processor?",
             ) from error
+
+    def _rescue(self) -> None:
+        """Keep what was finished when an interrupt came; the program is stopped by now."""
+        while not self._over and isinstance(line := self._child.next_event(0), Line):
+            for event in self._read(line):
+                if isinstance(event, Result) and isinstance(event.outcome, Measurement):
+                    self._rescued.append(event)
 
     def _read(self, line: Line) -> Iterator[Event]:
         if line.stream == "stdout":
@@ -318,8 +336,8 @@ class _Process:
         self._clock.advance(self._n_done, line.at, self._child.cpu_seconds())
         yield Result(trial=trial, outcome=measurement)
 
-    def _waited_too_long(self) -> Iterator[Event]:
-        idle = self._clock.was_idle(self._child.cpu_seconds())
+    def _waited_too_long(self, line: Line | None) -> Iterator[Event]:
+        idle = line is None and self._clock.was_idle(self._child.cpu_seconds())
         reason = Reason(
             FailureKind.HANG if idle else FailureKind.TIMEOUT,
             self._clock.explained() + ("; it did not work either" if idle else ""),
@@ -327,8 +345,10 @@ class _Process:
         n_done = self._n_done
         self._child.stop()
         # What it finished at this very moment counts.
-        while not self._over and isinstance(event := self._child.next_event(0), Line):
+        event: Line | Exit | None = line or self._child.next_event(0)
+        while not self._over and isinstance(event, Line):
             yield from self._read(event)
+            event = self._child.next_event(0)
         if self._over:
             return
         if self._n_done == n_done < len(self._expected):

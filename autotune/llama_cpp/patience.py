@@ -30,6 +30,7 @@ SLOWER_BY = 50
 SLOWER_ELSEWHERE_BY = 2000
 LEAST_S = 30.0  # Below this, a busy neighbour explains a delay better than a fault does.
 EXIT_S = 60.0  # Giving back the memory of a large model.
+_TICKS_S = 0.05  # CPU time is counted in steps.
 SLOWEST_LOAD_BYTES_PER_S = 10e6  # From a device on a network of 100 Mbit/s.
 
 
@@ -75,10 +76,15 @@ class Patience:
         )
 
     def clock(
-        self, expected: Sequence[Trial], repetitions: int, *, model_bytes: int = 0
+        self,
+        expected: Sequence[Trial],
+        repetitions: int,
+        *,
+        model_bytes: int = 0,
+        talks: bool = False,
     ) -> "Clock":
-        """A clock for one run."""
-        return Clock(self, expected, repetitions, model_bytes)
+        """A clock for one run; of a program that tells its progress, if it `talks`."""
+        return Clock(self, expected, repetitions, model_bytes=model_bytes, talks=talks)
 
 
 def _kind(phase: Phase, trial: Trial) -> str:
@@ -102,7 +108,13 @@ class Clock:
     """Where a run is, since when, and how long that may still take."""
 
     def __init__(
-        self, patience: Patience, expected: Sequence[Trial], repetitions: int, model_bytes: int = 0
+        self,
+        patience: Patience,
+        expected: Sequence[Trial],
+        repetitions: int,
+        *,
+        model_bytes: int,
+        talks: bool,
     ) -> None:
         self._patience = patience
         self._expected = expected
@@ -112,16 +124,16 @@ class Clock:
         self._phase = Phase.LOAD
         self._since = self._start = time.monotonic()
         self._cpu_since: float | None = 0.0
-        self._talks = False
+        self._talks = talks
+        self._has_begun = False
 
     def enter(self, phase: Phase, index: int, at: float, cpu_seconds: float | None) -> None:
         """A progress line has arrived: the phase before it has ended well."""
-        first_load = not self._talks and phase is Phase.LOAD
-        if self._talks:
-            self._learn(at)
-        self._talks = True
+        first_load = not self._has_begun and phase is Phase.LOAD
+        self._talks = self._has_begun = True
         if first_load:  # `starting` is said when the program is up; it is loading since it started.
             return
+        self._learn(at)
         self._phase, self._index, self._since, self._cpu_since = phase, index, at, cpu_seconds
 
     def advance(self, n_done: int, at: float, cpu_seconds: float | None) -> None:
@@ -137,19 +149,20 @@ class Clock:
         """Seconds until patience ends."""
         return self._since + self._allowed() - time.monotonic()
 
+    def is_over(self, at: float) -> bool:
+        """What arrived at `at` came too late; words alone are no sign of work."""
+        return at > self._since + self._allowed()
+
     def since_start(self, at: float) -> float:
         """Seconds from the start of the run to `at`."""
         return at - self._start
-
-    def since_phase(self, at: float) -> float:
-        """Seconds from the start of the phase to `at`."""
-        return at - self._since
 
     def was_idle(self, cpu_seconds: float | None) -> bool:
         """The program has waited for something rather than worked: it hangs."""
         if cpu_seconds is None or self._cpu_since is None:
             return False
-        return cpu_seconds - self._cpu_since < 0.01 * (time.monotonic() - self._since)
+        used_s = cpu_seconds - self._cpu_since
+        return used_s < _TICKS_S + 0.01 * (time.monotonic() - self._since)
 
     def explained(self) -> str:
         """What was waited for."""

@@ -233,10 +233,15 @@ class Child:
 
     def _hand_out(self, lines: Iterator[Line]) -> None:
         for line in lines:
-            while self._bytes_put - self._bytes_got > MAX_WAITING_BYTES and not self._unwanted:
+            while self._is_flooded() and not self._unwanted:
                 time.sleep(0.05)
+            if self._is_flooded():  # It is being stopped; nobody will read all of this.
+                continue
             self._bytes_put += _size(line)
             self._queue.put(line)
+
+    def _is_flooded(self) -> bool:
+        return self._bytes_put - self._bytes_got > MAX_WAITING_BYTES
 
 
 class _Splitter:

@@ -1,14 +1,68 @@
-"""The fake llama-bench as the driver finds it: a program of its own process."""
+"""Benches to drive: the fake llama-bench as a program, and what is left of it afterwards."""
 
+import os
 import sys
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
+from autotune.llama_cpp.bench import Bench, Result, Run
+from autotune.llama_cpp.capabilities import ask
+from autotune.llama_cpp.grids import Trial
 from autotune.llama_cpp.locate import Program
+from autotune.llama_cpp.patience import Patience
+from autotune.llama_cpp.records import Outcome
 
 SCRIPT = Path(__file__).with_name("llama_bench.py")
+TOKEN = "LCM_TEST_TOKEN"  # noqa: S105 - marks whatever a test starts, down to the grandchildren
 
 
 def fake_bench() -> Program:
     """Give the fake, started as quickly as Python can."""
     command = (sys.executable, "-S", "-E", str(SCRIPT))
     return Program(name="llama-bench", command=command, found_by="tests")
+
+
+def hasty() -> Patience:
+    return Patience(first_load_s=4, first_step_s=2, least_s=0.8, exit_s=0.5, retry_s=5)
+
+
+def bench_of(program: Program, model: Path, *arguments: str) -> Bench:
+    return Bench(
+        program=program,
+        capabilities=ask(program),
+        model=model,
+        patience=hasty(),
+        extra_arguments=arguments,
+    )
+
+
+def outcomes(run: Run) -> list[tuple[Trial, Outcome]]:
+    """Read a run to its end."""
+    with run:
+        return [(event.trial, event.outcome) for event in run if isinstance(event, Result)]
+
+
+def marked(token: str) -> list[int]:
+    """Find the living processes that carry the token, this one aside."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environ = (folder / "environ").read_bytes()
+        except OSError:
+            continue
+        if f"{TOKEN}={token}".encode() in environ.split(b"\0") and int(folder.name) != os.getpid():
+            found.append(int(folder.name))
+    return found
+
+
+def left_behind(token: str, seconds: float = 2.0) -> Sequence[object]:
+    """Give the processes and reading threads that are still there after a moment."""
+    deadline = time.monotonic() + seconds
+    while True:
+        threads = [t for t in threading.enumerate() if t.name == "llama.cpp's output"]
+        found = [*marked(token), *threads]
+        if not found or time.monotonic() > deadline:
+            return found
+        time.sleep(0.02)

@@ -538,6 +538,7 @@ def main(argv: list[str]) -> None:
         for line in FAULTS.printed(record_of(test, options, samples), test):
             sys.stdout.write(line + "\n")
         sys.stdout.flush()
+        log("record")
     FAULTS.at_the_end()
 
 

@@ -110,6 +110,19 @@ def test_a_program_that_tells_nothing_has_the_time_of_all_its_repetitions(
     assert run.left() == pytest.approx(100 + 5 * 10 - 1)
 
 
+def test_a_program_that_tells_its_progress_has_the_time_of_a_load_at_first(
+    clock: FakeTime,
+) -> None:
+    run = Patience(first_load_s=100).clock([TG128], 3, talks=True)
+    clock.now += 1
+    assert run.left() == pytest.approx(99)
+
+
+def test_words_alone_are_no_sign_of_work(clock: FakeTime) -> None:
+    run = Patience(first_load_s=100).clock([TG128], 3, talks=True)
+    assert [run.is_over(clock.now + seconds) for seconds in (99, 101)] == [False, True]
+
+
 def test_after_the_last_record_it_has_a_minute_to_leave(clock: FakeTime) -> None:
     run = Patience().clock([TG128], 1)
     clock.now += 10
