@@ -85,6 +85,7 @@ RecommendedParams = TypedDict(
         "--n-gpu-layers": Annotated[int, "999 means all"],
         "--n-cpu-moe": NotRequired[Annotated[int, "layers whose experts stay on the CPU"]],
         "--tensor-split": NotRequired[Annotated[list[int], "layers by GPU"]],
+        "--device": NotRequired[Annotated[list[str], "only where some GPU is to be left alone"]],
         "--n-ctx": Annotated[int, "tokens of all slots together"],
         "--batch-size": int,
         "--ubatch-size": int,

@@ -20,13 +20,17 @@ def doctor(
         Path | None,
         typer.Option(metavar="PATH", help="A GGUF file to really run llama-bench with."),
     ] = None,
+    llama_bench: Annotated[
+        str | None,
+        typer.Option(metavar="PATH", help="The llama-bench to use, its folder, or a command."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> int:
     """Say what is here, what is missing and how to get it; exit 1 if something is wrong.
 
     Example: lcm doctor --model gemma-3-270m.gguf
     """
-    answer = _examine(model)
+    answer = _examine(model, llama_bench)
     if as_json:
         console.answer(answer)
     else:
@@ -37,16 +41,19 @@ def doctor(
     return EXIT_DONE if answer["healthy"] else EXIT_NO
 
 
-def _examine(path: Path | None) -> DoctorAnswer:
+def _examine(path: Path | None, llama_bench: str | None) -> DoctorAnswer:
     from autotune.cli.diagnosis import doctor_answer  # noqa: PLC0415 - others do not pay for it
     from autotune.hardware import detect_hardware, storage_of  # noqa: PLC0415
     from autotune.hardware.governor import read_governor  # noqa: PLC0415
     from autotune.llama_cpp.checkup import check  # noqa: PLC0415
-    from autotune.llama_cpp.locate import PROGRAMS  # noqa: PLC0415
+    from autotune.llama_cpp.locate import BENCH, PROGRAMS  # noqa: PLC0415
     from autotune.model import analyze_model  # noqa: PLC0415
 
     model = analyze_model(path) if path else None
-    programs = [check(name, model=model.path if model else None) for name in PROGRAMS]
+    given = {BENCH: llama_bench}
+    programs = [
+        check(name, given=given.get(name), model=model.path if model else None) for name in PROGRAMS
+    ]
     storage = storage_of(model.path if model else Path.cwd())
     return doctor_answer(detect_hardware(), storage, read_governor(), programs, model)
 

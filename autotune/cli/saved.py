@@ -19,6 +19,7 @@ _FIELDS = {
     "--n-gpu-layers": "n_gpu_layers",
     "--n-cpu-moe": "n_cpu_moe",
     "--tensor-split": "tensor_split",
+    "--device": "devices",
     "--n-ctx": "n_ctx",
     "--batch-size": "n_batch",
     "--ubatch-size": "n_ubatch",
@@ -49,12 +50,10 @@ def read_saved(file: Path, model: Model, hardware: Hardware) -> Params:
         values["--flash-attn"] = flash_attn == "on"
     if "--tensor-split" in values:
         values["--tensor-split"] = tuple(map(float, values["--tensor-split"]))
+    if "--device" in values:
+        values["--device"] = tuple(values["--device"])
     named = {field: values[key] for key, field in _FIELDS.items() if key in values}
-    return Params(
-        **named,
-        load_mode=_load_mode(values, model, hardware),
-        devices=_devices(saved.get("command")),
-    )
+    return Params(**named, load_mode=_load_mode(values, model, hardware))
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -92,17 +91,6 @@ def _checked(file: Path, recommended: Mapping[str, object]) -> dict[str, Any]:
         if type(value) is int and value < least:
             raise _bad(file, f"recommended_params, {key}: {value} is less than {least}")
     return values
-
-
-def _devices(command: object) -> tuple[str, ...] | None:
-    """Which GPUs are used: `recommended_params` only counts them, `command` names them.
-
-    llama.cpp takes the right ones by itself unless one of them is left out.
-    """
-    words = command.get("llama-server") if isinstance(command, dict) else None
-    if not isinstance(words, list) or "--device" not in words[:-1]:
-        return None
-    return tuple(str(words[words.index("--device") + 1]).split(","))
 
 
 def _load_mode(values: Mapping[str, Any], model: Model, hardware: Hardware) -> LoadMode | None:

@@ -40,12 +40,16 @@ class Checked:
 
 
 def check(
-    name: str, *, model: Path | None = None, environ: Mapping[str, str] | None = None
+    name: str,
+    *,
+    given: str | None = None,
+    model: Path | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> Checked:
     """Look for a program, ask it what it can, and try it on `model` if it is llama-bench."""
     checked = Checked(name=name)
     try:
-        program = find_program(name, environ=environ)
+        program = find_program(name, given=given, environ=environ)
         checked = replace(checked, program=program, backends=_backends(program))
         can = asking.ask(program)
         checked = replace(checked, capabilities=can, devices=asking.devices(program, can))

@@ -111,9 +111,12 @@ def _places(name: str, environ: Mapping[str, str]) -> Iterator[Place]:
     def single(folder: Path) -> tuple[str, ...]:
         return (str(folder / "llama"), subcommand)
 
-    folder = environ.get("LCM_LLAMA_DIR")
+    folder, bench = environ.get("LCM_LLAMA_DIR"), environ.get("LCM_LLAMA_BENCH")
     if folder:
         yield Place(description="LCM_LLAMA_DIR", command=(str(Path(folder).expanduser() / file),))
+    if bench and name != BENCH:  # The programs of one build lie together.
+        beside = Path(bench).expanduser().parent
+        yield Place(description="beside LCM_LLAMA_BENCH", command=(str(beside / file),))
     on_path = [Path(entry) for entry in environ.get("PATH", "").split(os.pathsep) if entry]
     for entry in on_path:
         yield Place(description="PATH", command=(str(entry / file),))
@@ -142,7 +145,8 @@ def _not_found(name: str, places: list[Place], environ: Mapping[str, str]) -> Ll
 
 
 def _unset(environ: Mapping[str, str]) -> str:
-    return "set" if {"LCM_LLAMA_BENCH", "LCM_LLAMA_DIR"} & environ.keys() else "not set"
+    names = ("LCM_LLAMA_BENCH", "LCM_LLAMA_DIR")
+    return "set" if any(environ.get(name) for name in names) else "not set"
 
 
 def install_hint() -> str:

@@ -10,7 +10,7 @@ from autotune.model import Model
 from autotune.model.footprint import Footprint
 from autotune.params import DEFAULT_CACHE_TYPE, Params, Program
 from autotune.recommend import rules
-from autotune.recommend.placement import Placement, device_names, on_cpu, place, used_gpus
+from autotune.recommend.placement import Placement, on_cpu, place, used_gpus
 from autotune.recommend.rules import COMFORTABLE_SHARE, Advice, Choice, gib
 
 __all__ = [
@@ -118,6 +118,7 @@ def generate_recommendations(
             rules.n_gpu_layers(hardware, model, placement),
             rules.n_cpu_moe(model, placement),
             rules.tensor_split(hardware, placement),
+            rules.device(found, hardware, placement),
             context,
             *rules.batch(hardware, placement),
             rules.flash_attn(model, placement.params),
@@ -130,10 +131,7 @@ def generate_recommendations(
     )
     verdict = judge(hardware, placement.memory)
     return Recommendation(
-        params=replace(
-            _params(placement.params, choices, locked=bool(mlock.value) and memlock is None),
-            devices=device_names(found, hardware.gpus, placement.params.n_gpu_layers or 0) or None,
-        ),
+        params=_params(placement.params, choices, locked=bool(mlock.value) and memlock is None),
         choices=choices,
         warnings=_warnings(hardware, model, placement.params, memlock),
         verdict=verdict,
@@ -151,6 +149,7 @@ def _params(placed: Params, choices: Sequence[Choice], *, locked: bool) -> Param
     threads, threads_batch, cache_ram = (
         value if isinstance(value, int) else None for value in numbers.values()
     )
+    devices = chosen.get("--device")
     mapped = not chosen["--no-mmap"]
     load_mode: Literal["mmap+mlock", "mlock", "none"] | None = None
     if locked:
@@ -163,6 +162,7 @@ def _params(placed: Params, choices: Sequence[Choice], *, locked: bool) -> Param
         n_threads_batch=threads_batch,
         flash_attn="auto",
         cache_ram=cache_ram,
+        devices=tuple(map(str, devices)) if isinstance(devices, list) else None,
         load_mode=load_mode,
         numa="distribute" if "--numa" in chosen else None,
     )

@@ -40,12 +40,12 @@ def used_gpus(gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
     return tuple([gpu for gpu in cards if budget_bytes(gpu)] or cards)
 
 
-def device_names(gpus: Sequence[Gpu], used: Sequence[Gpu], n_gpu_layers: int) -> tuple[str, ...]:
+def device_names(gpus: Sequence[Gpu], used: Sequence[Gpu], n_gpu_layers: int) -> list[str]:
     """What to tell llama.cpp of its devices; nothing where it takes the right ones by itself."""
     cards = [gpu for gpu in gpus if not gpu.integrated] or [*gpus]
     if cards and not n_gpu_layers:
-        return ("none",)
-    return tuple(f"{gpu.backend}{gpu.index}" for gpu in used) if len(used) < len(cards) else ()
+        return ["none"]
+    return [f"{gpu.backend}{gpu.index}" for gpu in used] if len(used) < len(cards) else []
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -7,10 +7,10 @@ Where what is known exactly contradicts the rule, the exact knowledge wins and t
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from autotune.hardware import Cpu, Hardware, Storage
+from autotune.hardware import Cpu, Gpu, Hardware, Storage
 from autotune.model import Model
 from autotune.params import ALL_LAYERS, Params
-from autotune.recommend.placement import Placement, budget_bytes
+from autotune.recommend.placement import Placement, budget_bytes, device_names
 
 # More than this share of the available memory leaves too little for page cache and other programs.
 COMFORTABLE_SHARE = 0.85
@@ -36,7 +36,7 @@ CACHE_RAM_STEP_MIB = 256
 # slow ones are worth waiting for (20 cores gained nothing above 3 or 4 threads: llama.cpp #12966).
 ENOUGH_FAST_CORES = 4
 
-Json = int | float | bool | str | list[int] | None
+Json = int | float | bool | str | list[int] | list[str] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -180,6 +180,19 @@ def tensor_split(hardware: Hardware, placement: Placement) -> Choice | None:
         value=[int(share) for share in split],
         reason="Each GPU gets the layers that its own free memory holds, the output included.",
         evidence=tuple(f"{gpu.name}: {gib(gpu.free_bytes)} free" for gpu in hardware.gpus),
+    )
+
+
+def device(found: Sequence[Gpu], hardware: Hardware, placement: Placement) -> Choice | None:
+    """The devices by name, where llama.cpp would take others by itself."""
+    names = device_names(found, hardware.gpus, placement.params.n_gpu_layers or 0)
+    if not names:
+        return None
+    return Choice(
+        key="--device",
+        value=names,
+        reason="A GPU without room is left alone: llama.cpp would copy weights to it for prompts.",
+        evidence=tuple(f"{gpu.name}: {gib(gpu.free_bytes)} free" for gpu in found),
     )
 
 

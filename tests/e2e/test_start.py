@@ -363,10 +363,9 @@ def test_a_key_that_is_taken_out_is_left_to_llama_cpp(tiny: Path, tmp_path: Path
 
 @pytest.mark.usefixtures("programs")
 def test_a_gpu_that_was_left_out_stays_left_out(tiny: Path, tmp_path: Path) -> None:
-    """`--tensor-split` counts the GPUs that are used; which they are stands in `command` alone."""
     file = saved_answer(tmp_path, tiny, tensor_split=[3, 4])
     answer = json.loads(file.read_text())
-    answer["command"]["llama-server"] += ["--device", "CUDA0,CUDA2"]
+    answer["recommended_params"]["--device"] = ["CUDA0", "CUDA2"]
     file.write_text(json.dumps(answer))
 
     words = dry("--model", tiny, "--config", file)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from autotune.errors import ConfigError
 from autotune.hardware import Cpu, Gpu, Hardware, Memory
-from autotune.llama_cpp.dialect import command
+from autotune.llama_cpp.dialect import render
 from autotune.params import ALL_LAYERS
 from autotune.recommend import Recommendation, Request, generate_recommendations, judge
 from autotune.recommend.placement import budget_bytes, staging_bytes, used_gpus
@@ -231,7 +231,7 @@ def test_a_context_that_nobody_asked_for_is_within_training(hardware: Hardware, 
 @quick
 def test_the_command_says_what_was_recommended(hardware: Hardware, name: str) -> None:
     recommendation = generate_recommendations(hardware, zoo_model(name))
-    arguments = command("server", "m.gguf", recommendation.params)
+    arguments = render(recommendation.params, "server").arguments
     chosen = {choice.key: choice.value for choice in recommendation.choices}
 
     def said(flag: str) -> str:

@@ -76,6 +76,16 @@ def test_the_variable_of_llama_bench_names_no_other_program(
     assert find_program("llama-server", environ=environ).command == (server,)
 
 
+def test_the_others_are_looked_for_beside_the_llama_bench_that_is_named(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    environ["LCM_LLAMA_BENCH"] = program(tmp_path / "mine" / "llama-bench")
+    beside = program(tmp_path / "mine" / "llama-server")
+    program(tmp_path / "bin" / "llama-server")
+    found = find_program("llama-server", environ=environ)
+    assert (found.command, found.found_by) == ((beside,), "beside LCM_LLAMA_BENCH")
+
+
 PLACES = [
     ("dir/llama-bench", {"LCM_LLAMA_DIR": "dir"}, "LCM_LLAMA_DIR", ()),
     ("bin/llama-bench", {}, "PATH", ()),
@@ -87,15 +97,11 @@ PLACES = [
 ]
 
 
-@pytest.mark.parametrize(("file", "variables", "found_by", "subcommand"), PLACES, ids=str)
+@pytest.mark.parametrize("place", PLACES, ids=str)
 def test_each_place_is_looked_at(
-    environ: dict[str, str],
-    tmp_path: Path,
-    file: str,
-    variables: dict[str, str],
-    found_by: str,
-    subcommand: tuple[str, ...],
+    environ: dict[str, str], tmp_path: Path, place: tuple[str, dict[str, str], str, tuple[str, ...]]
 ) -> None:
+    file, variables, found_by, subcommand = place
     path = program(tmp_path / file)
     environ |= {key: str(tmp_path / value) for key, value in variables.items()}
     found = find_program("llama-bench", environ=environ)

@@ -7,7 +7,7 @@ from fakes.hosts import GIB, MIB, card, dense_model, host, recorded, zoo_model
 from fakes.machine import NAMES
 
 from autotune.hardware import Cpu, Gpu, Hardware, Storage
-from autotune.llama_cpp.dialect import command
+from autotune.llama_cpp.dialect import render
 from autotune.model import Model
 from autotune.params import ALL_LAYERS
 from autotune.recommend import Choice, Recommendation, Request, generate_recommendations, rules
@@ -209,7 +209,7 @@ def test_a_lock_that_takes_effect_is_in_the_command(limit: int | None) -> None:
     recommendation = recommend(lockable(limit), zoo_model("llama3-8b"))
     assert recommendation.warnings == ()
     assert recommendation.params.load_mode == "mmap+mlock"
-    assert "mmap+mlock" in command("cli", "m.gguf", recommendation.params)
+    assert "mmap+mlock" in render(recommendation.params, "cli").arguments
 
 
 def test_a_lock_that_cannot_take_effect_is_warned_of_and_left_out_of_the_command() -> None:
@@ -220,7 +220,7 @@ def test_a_lock_that_cannot_take_effect_is_warned_of_and_left_out_of_the_command
     assert "this process may lock 8 MiB" in advice.what
     assert "ulimit -l unlimited" in advice.remedy
     assert "LimitMEMLOCK=infinity" in advice.remedy
-    assert "--load-mode" not in command("cli", "m.gguf", recommendation.params)
+    assert "--load-mode" not in render(recommendation.params, "cli").arguments
 
 
 def test_no_lock_is_no_warning() -> None:
@@ -316,8 +316,8 @@ def test_the_prompt_cache_is_a_share_of_what_the_model_leaves(
 
 def test_llama_server_alone_is_given_the_prompt_cache() -> None:
     params = recommend(host()).params
-    assert "--cache-ram" in command("server", "m.gguf", params, cache_ram_mib=100)
-    assert "--cache-ram" not in command("cli", "m.gguf", params, cache_ram_mib=100)
+    assert "--cache-ram" in render(params, "server").arguments
+    assert "--cache-ram" not in render(params, "cli").arguments
 
 
 @pytest.mark.parametrize(
@@ -350,7 +350,7 @@ def test_caches_keep_the_models_quality(gpus: tuple[Gpu, ...]) -> None:
 def test_flash_attention_is_llama_cpps_choice(gpus: tuple[Gpu, ...]) -> None:
     recommendation = recommend(host(gpus), zoo_model("llama3-8b"))
     assert chosen(recommendation, "--flash-attn").value == "auto"
-    assert recommendation.params.flash_attn is None
+    assert recommendation.params.flash_attn == "auto"
 
 
 # --- layers --------------------------------------------------------------------------------------
