@@ -16,23 +16,21 @@ from typing import Self
 
 from autotune.errors import LlamaCppUnusable
 from autotune.llama_cpp import environment, failures, grids
-from autotune.llama_cpp.capabilities import Capabilities
+from autotune.llama_cpp.capabilities import STREAMS_RECORDS_SINCE, Capabilities
 from autotune.llama_cpp.dialect import FLAGS, render
 from autotune.llama_cpp.failures import Reason
 from autotune.llama_cpp.grids import CONTEXT_FIELDS, Grid, Trial
 from autotune.llama_cpp.locate import Program
 from autotune.llama_cpp.patience import Patience, Phase
-from autotune.llama_cpp.process import Child, Exit, Line, NotStarted
+from autotune.llama_cpp.plausibility import LEAST_ACTIVE_SHARE, check, implausible
+from autotune.llama_cpp.process import Child, Exit, Line, NotStarted, oom_kills
 from autotune.llama_cpp.records import (
-    ECHOED,
     BadRecord,
     Failure,
     FailureKind,
     Measurement,
     Outcome,
-    Record,
     RunFacts,
-    as_echoed,
     parse_record,
 )
 
@@ -64,9 +62,6 @@ class Result:
 
 Event = Progress | Result
 
-# A mixture of experts reads this share of its weights for a token at the least (Kimi K2: 3 %).
-LEAST_ACTIVE_SHARE = 0.02
-
 
 @dataclass(kw_only=True)
 class Bench:
@@ -88,7 +83,7 @@ class Bench:
         if not self.capabilities.streams_records:
             raise LlamaCppUnusable(
                 f"{' '.join(self.program.command)} has no `-o jsonl`: a crash would lose results",
-                hint="update llama.cpp to a build of September 2024 (b3661) or later",
+                hint=STREAMS_RECORDS_SINCE,
             )
         if "," in str(self.model):
             raise LlamaCppUnusable(
@@ -150,8 +145,8 @@ class Run(Iterator[Event]):
     """Yields `Progress` as things happen, and one `Result` for each trial.
 
     After `stop`, what was finished by then is still yielded. Leaving the `with`, `close`, Ctrl-C or
-    any other exception ends llama-bench at once; what it had finished and nobody had been told of
-    is then in `rescued`.
+    any other exception ends llama-bench at once; what it had finished by then is in `rescued`,
+    beginning with the last result that was told, as an interrupt may have come before it arrived.
     """
 
     def __init__(self, bench: Bench, trials: Sequence[Trial], repetitions: int) -> None:
@@ -237,6 +232,9 @@ class _Process:
         self._strays: deque[str] = deque(maxlen=STRAY_LINES)
         self._load_s: float | None = None
         self._before: State = {}
+        # Where an interrupt may come between reading and telling:
+        self._in_hand: Line | Exit | None = None
+        self._untold: Result | None = None
 
     def stop(self) -> None:
         """End it; what it has finished can still be read."""
@@ -245,14 +243,14 @@ class _Process:
 
     def events(self) -> Iterator[Event]:
         """Everything that happens."""
-        oom_kills = _oom_kills()
+        killed_before = oom_kills()
         self._before = self._bench.observe()
         try:
             with self._child as child:
                 while not self._over:
-                    event = child.next_event(self._clock.left())
+                    event = self._in_hand = child.next_event(self._clock.left())
                     if isinstance(event, Exit):
-                        yield from self._ended(event.code, for_memory=_oom_kills() > oom_kills)
+                        yield from self._ended(event.code, for_memory=oom_kills() > killed_before)
                     elif event is None or self._clock.is_over(event.at):
                         yield from self._waited_too_long(event)
                     else:
@@ -268,10 +266,15 @@ class _Process:
 
     def _rescue(self) -> None:
         """Keep what was finished when an interrupt came; the program is stopped by now."""
-        while not self._over and isinstance(line := self._child.next_event(0), Line):
+        if self._untold:
+            self._rescued.append(self._untold)
+            self._in_hand = None
+        line = self._in_hand if isinstance(self._in_hand, Line) else self._child.next_event(0)
+        while not self._over and isinstance(line, Line):
             for event in self._read(line):
                 if isinstance(event, Result) and isinstance(event.outcome, Measurement):
                     self._rescued.append(event)
+            line = self._child.next_event(0)
 
     def _read(self, line: Line) -> Iterator[Event]:
         if line.stream == "stdout":
@@ -311,7 +314,7 @@ class _Process:
         trial = self._expected[self._n_done]
         try:
             record = parse_record(line.text)
-            _check(record, trial, self._repetitions)
+            check(record, trial, self._repetitions)
         except BadRecord as problem:
             yield from self._failed(Reason(FailureKind.BAD_OUTPUT, str(problem)), None)
             return
@@ -332,9 +335,11 @@ class _Process:
             yield from self._failed(Reason(FailureKind.IMPLAUSIBLE, impossible), None)
             return
         self._before, self._test_since = run.after, line.at
+        self._clock.advance(self._n_done + 1, line.at, self._child.cpu_seconds())
+        self._untold = Result(trial=trial, outcome=measurement)
         self._n_done += 1
-        self._clock.advance(self._n_done, line.at, self._child.cpu_seconds())
-        yield Result(trial=trial, outcome=measurement)
+        yield self._untold
+        self._untold = None
 
     def _waited_too_long(self, line: Line | None) -> Iterator[Event]:
         idle = line is None and self._clock.was_idle(self._child.cpu_seconds())
@@ -459,61 +464,3 @@ _OF_A_WORD = frozenset(
         FailureKind.UNSUPPORTED,
     }
 )
-
-
-def _check(record: Record, trial: Trial, repetitions: int) -> None:
-    """The record is of the trial that was asked for, with as many samples."""
-    if record.test != trial.test:
-        raise BadRecord(f"a record of {record.test} where {trial.test} was asked for")
-    if len(record.samples_ns) != repetitions:
-        raise BadRecord(f"{len(record.samples_ns)} samples where {repetitions} were asked for")
-    for name in ECHOED:
-        asked, told = as_echoed(getattr(trial.params, name)), record.settings.get(name)
-        if (name, asked) == ("flash_attn", "auto"):
-            asked = -1
-        if asked is not None and told is not None and asked != told:
-            raise BadRecord(f"a record of {name} {told} where {asked} was asked for")
-
-
-# No machine that runs llama.cpp streams its memory faster or computes faster than this: an H200 has
-# 4.8 TB/s and 2 PFLOP/s in 8 bits, and eight of them are in one box.
-MOST_BYTES_PER_S = 50e12
-MOST_FLOP_PER_S = 20e15
-# Nor does any take less time than this for one call, or one token of a prompt, of the least model.
-LEAST_S_PER_CALL = 5e-6
-LEAST_S_PER_PROMPT_TOKEN = 1e-7
-# Clocks may be set while it runs, and a line may lie in the pipe for a while.
-_CLOCKS_DIFFER_S = 1.0
-
-
-def implausible(
-    measurement: Measurement, lasted_s: float, *, active_share: float = LEAST_ACTIVE_SHARE
-) -> str | None:
-    """Why a number cannot be: builds before b5391 ignore a failed decode, and look very fast."""
-    test, fastest_s = measurement.test, min(measurement.samples_ns) / 1e9
-    size, n_params = (measurement.record.get(key) for key in ("model_size", "model_n_params"))
-    active_bytes = size * active_share if isinstance(size, int) else 0.0
-    active_params = n_params * active_share if isinstance(n_params, int) else 0.0
-    least = {
-        "reading the weights once a token": test.n_gen * active_bytes / MOST_BYTES_PER_S,
-        "two operations a weight and token": 2 * test.n_tokens * active_params / MOST_FLOP_PER_S,
-        "the calls alone": test.n_gen * LEAST_S_PER_CALL + test.n_prompt * LEAST_S_PER_PROMPT_TOKEN,
-    }
-    bound = max(least, key=least.__getitem__)
-    if fastest_s < least[bound]:
-        rate = test.n_tokens / fastest_s
-        return f"{rate:.0f} t/s is more than any machine reaches by {bound}: was a failure ignored?"
-    claimed_s = sum(measurement.samples_ns) / 1e9
-    if claimed_s > 1.05 * lasted_s + _CLOCKS_DIFFER_S:
-        return f"its samples add up to {claimed_s:.1f} s, but it ran for {lasted_s:.1f} s"
-    return None
-
-
-def _oom_kills() -> int:
-    """Processes that this machine's kernel has killed for memory; 0 where it does not say."""
-    try:
-        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    counts = (line.split()[1] for line in lines if line.startswith("oom_kill "))
-    return int(next(counts, "0"))

@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 # A CUDA build initialises its devices before it answers.
 HELP_TIMEOUT_S = 60.0
 
+# What to tell whoever has a llama-bench without `-o jsonl`.
+STREAMS_RECORDS_SINCE = (
+    "update to a llama.cpp of September 2024 (b3661) or later; ik_llama.cpp's llama-bench has none"
+)
+
 # Flags of an option, then its values; matches the help texts of tests/fixtures/llama_bench.
 _OPTION = re.compile(r"^\s*(-{1,2}[A-Za-z][\w-]*(?:,?\s+-{1,2}[A-Za-z][\w-]*)*)\s*(.*)$")
 _FLAG = re.compile(r"-{1,2}[A-Za-z][\w-]*")

@@ -81,7 +81,7 @@ def _checked_bench(
             checked,
             trouble=Trouble(
                 what=f"{program.path} has no `-o jsonl`: a crash would lose what was measured",
-                remedy="update llama.cpp to a build of September 2024 (b3661) or later",
+                remedy=asking.STREAMS_RECORDS_SINCE,
             ),
         )
     if model is None:

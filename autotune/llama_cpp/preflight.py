@@ -12,7 +12,7 @@ from pathlib import Path
 
 from autotune.errors import LlamaCppUnusable
 from autotune.llama_cpp import failures, process
-from autotune.llama_cpp.capabilities import Capabilities
+from autotune.llama_cpp.capabilities import STREAMS_RECORDS_SINCE, Capabilities
 from autotune.llama_cpp.locate import Program
 from autotune.llama_cpp.records import BadRecord, FailureKind, Record, parse_record
 
@@ -61,7 +61,7 @@ def preflight(
         return Preflight(
             usable=False,
             reason="it has no `-o jsonl`, so that a crash would lose what was measured",
-            remedy="update llama.cpp to a build of September 2024 (b3661) or later",
+            remedy=STREAMS_RECORDS_SINCE,
         )
     command = [*program.command, *_arguments(capabilities, model)]
     first = _run(command, timeout)

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, Self
 
 from autotune.llama_cpp import environment
@@ -354,3 +355,13 @@ def _before_it_starts() -> Callable[[], None]:
             os.close(file)
 
     return prepare
+
+
+def oom_kills() -> int:
+    """Processes that this machine's kernel has killed for memory; 0 where it does not say."""
+    try:
+        lines = Path("/proc/vmstat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return 0
+    counts = (line.split()[1] for line in lines if line.startswith("oom_kill "))
+    return int(next(counts, "0"))
