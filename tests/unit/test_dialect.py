@@ -5,7 +5,7 @@ from recorded_builds import BUILDS, capabilities_of
 
 from autotune.llama_cpp.capabilities import Capabilities, parse_help
 from autotune.llama_cpp.dialect import Target, render
-from autotune.params import Params
+from autotune.params import LoadMode, Params
 
 
 @pytest.mark.parametrize("build", [build for build in BUILDS if build != "0.2.56-2024-03"])
@@ -39,9 +39,9 @@ def test_reading_without_a_map_is_said_as_the_build_knows_it(
 
 
 @pytest.mark.parametrize("mode", ["mlock", "mmap+mlock", "dio"])
-def test_an_old_llama_bench_cannot_lock_and_says_so(mode: str) -> None:
+def test_an_old_llama_bench_cannot_lock_and_says_so(mode: LoadMode) -> None:
     rendered = render(
-        Params(load_mode=mode),  # type: ignore[arg-type] - parametrised over the literals
+        Params(load_mode=mode),
         "bench",
         capabilities_of("0.3.9-2025-05"),
     )
@@ -67,9 +67,9 @@ OLD_SERVER = Capabilities(
         ("mlock", ("--no-mmap", "--mlock")),
     ],
 )
-def test_locking_was_two_switches(mode: str, arguments: tuple[str, ...]) -> None:
+def test_locking_was_two_switches(mode: LoadMode, arguments: tuple[str, ...]) -> None:
     rendered = render(
-        Params(load_mode=mode),  # type: ignore[arg-type] - parametrised over the literals
+        Params(load_mode=mode),
         "server",
         OLD_SERVER,
     )
