@@ -1,7 +1,10 @@
 """`lcm doctor`: what is here, what is missing, and how to get it."""
 
+import os
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import Annotated
 
@@ -36,7 +39,7 @@ def doctor(
     else:
         parts = [_machine_rows(answer), *map(_program_rows, answer["programs"])]
         blocks = [_aligned(rows) for rows in parts]
-        blocks += ["", *map(_finding_lines, answer["findings"])]
+        blocks += ["", *_findings_lines(answer["findings"])]
         console.text("\n".join([*blocks, *(["No problems."] if answer["healthy"] else [])]))
     return EXIT_DONE if answer["healthy"] else EXIT_NO
 
@@ -50,9 +53,12 @@ def _examine(path: Path | None, llama_bench: str | None) -> DoctorAnswer:
     from autotune.model import analyze_model  # noqa: PLC0415
 
     model = analyze_model(path) if path else None
+    # As if the variable named it, for the programs that lie beside it.
+    environ = os.environ | ({"LCM_LLAMA_BENCH": llama_bench} if llama_bench else {})
     given = {BENCH: llama_bench}
     programs = [
-        check(name, given=given.get(name), model=model.path if model else None) for name in PROGRAMS
+        check(name, given=given.get(name), model=model.path if model else None, environ=environ)
+        for name in PROGRAMS
     ]
     storage = storage_of(model.path if model else Path.cwd())
     return doctor_answer(detect_hardware(), storage, read_governor(), programs, model)
@@ -100,7 +106,7 @@ def _gpu_rows(machine: HardwareSection) -> Iterator[Row]:
 def _program_rows(program: ProgramSection) -> list[Row]:
     if program["path"] is None:
         return [(program["name"], "not found")]
-    rows = [(program["name"], " ".join(program["command"])), ("", f"by {program['found_by']}")]
+    rows = [(program["name"], " ".join(program["command"])), ("", f"from {program['found_by']}")]
     dialect = program["dialect"]
     if dialect is None:
         return [*rows, ("", "does not answer")]
@@ -132,12 +138,14 @@ def _aligned(rows: Sequence[Row]) -> str:
     return "\n".join(_wrapped(f"{label:<18}", text, 18) for label, text in rows)
 
 
-def _finding_lines(finding: FindingSection) -> str:
-    lines = [_wrapped(f"{finding['kind']}: ", finding["what"], 2)]
-    lines += [_wrapped("  - ", place, 4) for place in finding["places"]]
-    if finding["remedy"]:
-        lines.append(_wrapped("hint: ", finding["remedy"], 6))
-    return "\n".join(lines)
+def _findings_lines(findings: Sequence[FindingSection]) -> Iterator[str]:
+    """One hint for all neighbours that it helps."""
+    for remedy, neighbours in groupby(findings, key=itemgetter("remedy")):
+        for finding in neighbours:
+            yield _wrapped(f"{finding['kind']}: ", finding["what"], 2)
+            yield from (_wrapped("  - ", place, 4) for place in finding["places"])
+        if remedy:
+            yield _wrapped("hint: ", remedy, 6)
 
 
 def _wrapped(start: str, text: str, indent: int) -> str:

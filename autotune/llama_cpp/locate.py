@@ -114,9 +114,10 @@ def _places(name: str, environ: Mapping[str, str]) -> Iterator[Place]:
     folder, bench = environ.get("LCM_LLAMA_DIR"), environ.get("LCM_LLAMA_BENCH")
     if folder:
         yield Place(description="LCM_LLAMA_DIR", command=(str(Path(folder).expanduser() / file),))
-    if bench and name != BENCH:  # The programs of one build lie together.
-        beside = Path(bench).expanduser().parent
-        yield Place(description="beside LCM_LLAMA_BENCH", command=(str(beside / file),))
+    named = Path(bench).expanduser() if bench else None
+    if named and named.exists() and name != BENCH:  # The programs of one build lie together.
+        beside = named if named.is_dir() else named.parent
+        yield Place(description="beside the llama-bench named", command=(str(beside / file),))
     on_path = [Path(entry) for entry in environ.get("PATH", "").split(os.pathsep) if entry]
     for entry in on_path:
         yield Place(description="PATH", command=(str(entry / file),))

@@ -76,14 +76,16 @@ def test_the_variable_of_llama_bench_names_no_other_program(
     assert find_program("llama-server", environ=environ).command == (server,)
 
 
+@pytest.mark.parametrize("by_folder", [False, True])
 def test_the_others_are_looked_for_beside_the_llama_bench_that_is_named(
-    environ: dict[str, str], tmp_path: Path
+    environ: dict[str, str], tmp_path: Path, *, by_folder: bool
 ) -> None:
-    environ["LCM_LLAMA_BENCH"] = program(tmp_path / "mine" / "llama-bench")
+    bench = Path(program(tmp_path / "mine" / "llama-bench"))
+    environ["LCM_LLAMA_BENCH"] = str(bench.parent if by_folder else bench)
     beside = program(tmp_path / "mine" / "llama-server")
     program(tmp_path / "bin" / "llama-server")
     found = find_program("llama-server", environ=environ)
-    assert (found.command, found.found_by) == ((beside,), "beside LCM_LLAMA_BENCH")
+    assert (found.command, found.found_by) == ((beside,), "beside the llama-bench named")
 
 
 PLACES = [
