@@ -153,6 +153,7 @@ class Run(Iterator[Event]):
         self._bench = bench
         self._repetitions = repetitions
         self._process: _Process | None = None
+        self._of_process: Generator[Event] | None = None
         self._stopped = False
         self._events = self._all(trials)
         self.rescued: list[Result] = []
@@ -169,6 +170,9 @@ class Run(Iterator[Event]):
     def close(self) -> None:
         """Stop llama-bench at once."""
         self._events.close()
+        # Closed with it, unless an interrupt has come just between the two.
+        if self._of_process:
+            self._of_process.close()
 
     def stop(self) -> None:
         """Stop llama-bench; the records that it has finished are still to be read from here."""
@@ -189,7 +193,8 @@ class Run(Iterator[Event]):
             self._process = _Process(
                 self._bench, waiting.popleft(), self._repetitions, self.rescued
             )
-            yield from self._process.events()
+            self._of_process = self._process.events()
+            yield from self._of_process
             waiting.extendleft(reversed(self._process.again))
 
 
@@ -232,8 +237,8 @@ class _Process:
         self._strays: deque[str] = deque(maxlen=STRAY_LINES)
         self._load_s: float | None = None
         self._before: State = {}
-        # Where an interrupt may come between reading and telling:
-        self._in_hand: Line | Exit | None = None
+        # An interrupt may come between counting a record and telling of it.
+        self._counted: Line | None = None
         self._untold: Result | None = None
 
     def stop(self) -> None:
@@ -241,14 +246,14 @@ class _Process:
         self._stopped = True
         self._child.stop()
 
-    def events(self) -> Iterator[Event]:
+    def events(self) -> Generator[Event]:
         """Everything that happens."""
         killed_before = oom_kills()
         self._before = self._bench.observe()
         try:
             with self._child as child:
                 while not self._over:
-                    event = self._in_hand = child.next_event(self._clock.left())
+                    event = child.next_event(self._clock.left())
                     if isinstance(event, Exit):
                         yield from self._ended(event.code, for_memory=oom_kills() > killed_before)
                     elif event is None or self._clock.is_over(event.at):
@@ -268,8 +273,9 @@ class _Process:
         """Keep what was finished when an interrupt came; the program is stopped by now."""
         if self._untold:
             self._rescued.append(self._untold)
-            self._in_hand = None
-        line = self._in_hand if isinstance(self._in_hand, Line) else self._child.next_event(0)
+        line = self._child.in_hand
+        if line is None or line is self._counted:
+            line = self._child.next_event(0)
         while not self._over and isinstance(line, Line):
             for event in self._read(line):
                 if isinstance(event, Result) and isinstance(event.outcome, Measurement):
@@ -336,9 +342,9 @@ class _Process:
             return
         self._before, self._test_since = run.after, line.at
         self._clock.advance(self._n_done + 1, line.at, self._child.cpu_seconds())
-        self._untold = Result(trial=trial, outcome=measurement)
-        self._n_done += 1
-        yield self._untold
+        result = Result(trial=trial, outcome=measurement)
+        self._n_done, self._counted, self._untold = self._n_done + 1, line, result
+        yield result
         self._untold = None
 
     def _waited_too_long(self, line: Line | None) -> Iterator[Event]:

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,6 +74,7 @@ class Child:
     def __init__(self, command: Sequence[str], *, environ: Mapping[str, str] | None = None) -> None:
         self.command = tuple(command)
         self.started_at = 0.0
+        self.in_hand: Line | Exit | None = None  # The event that was given last.
         self._environ = environment.clean(os.environ if environ is None else environ)
         self._process: subprocess.Popen[bytes] | None = None
         self._error: NotStarted | None = None
@@ -80,7 +82,8 @@ class Child:
         self._reaped = False
         self._signalling = threading.Lock()  # Between a signal and the end of its target's number.
         self._begun, self._ended = threading.Event(), threading.Event()
-        self._queue: queue.SimpleQueue[Line | Exit] = queue.SimpleQueue()
+        self._events: deque[Line | Exit] = deque()
+        self._arrivals: queue.SimpleQueue[None] = queue.SimpleQueue()  # At least one for each.
         self._bytes_put = self._bytes_got = 0  # Each is written by one thread only.
         self._owner = threading.Thread(target=self._own, name="llama.cpp's output", daemon=True)
 
@@ -109,15 +112,21 @@ class Child:
 
     def next_event(self, timeout: float) -> Line | Exit | None:
         """The next line, the end, or None when `timeout` seconds have passed without either."""
-        try:
-            event = self._queue.get(timeout=min(max(timeout, 0), threading.TIMEOUT_MAX))
-        except queue.Empty:
-            return None
-        if isinstance(event, Exit):
-            self._queue.put(event)  # Whoever asks again gets the same answer.
-        else:
-            self._bytes_got += _size(event)
-        return event
+        # An interrupt may come wherever something was called. So an event stays in the queue until
+        # the next is asked for, and between these three lines nothing is called.
+        done, self.in_hand = self.in_hand, None
+        if done and self._events[0] is done and not isinstance(done, Exit):
+            self._events.popleft()
+            self._bytes_got += _size(done)
+        deadline = time.monotonic() + timeout
+        while not self._events:
+            left = min(max(deadline - time.monotonic(), 0), threading.TIMEOUT_MAX)
+            try:
+                self._arrivals.get(timeout=left)
+            except queue.Empty:
+                return None
+        self.in_hand = self._events[0]
+        return self.in_hand
 
     def stop(self) -> None:
         """End the whole group, politely at first; what it has printed can still be read."""
@@ -159,7 +168,7 @@ class Child:
             self._begun.set()
         if process is None:
             self._ended.set()
-            self._queue.put(Exit(-signal.SIGTERM))
+            self._give(Exit(-signal.SIGTERM))
             return
         code = -signal.SIGKILL
         try:
@@ -167,7 +176,7 @@ class Child:
             code = self._reap(process)
         finally:
             self._ended.set()
-            self._queue.put(Exit(code))
+            self._give(Exit(code))
 
     def _started(self) -> subprocess.Popen[bytes] | None:
         with self._signalling:
@@ -239,7 +248,11 @@ class Child:
             if self._is_flooded():  # It is being stopped; nobody will read all of this.
                 continue
             self._bytes_put += _size(line)
-            self._queue.put(line)
+            self._give(line)
+
+    def _give(self, event: Line | Exit) -> None:
+        self._events.append(event)
+        self._arrivals.put(None)
 
     def _is_flooded(self) -> bool:
         return self._bytes_put - self._bytes_got > MAX_WAITING_BYTES

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from fakes.benches import TOKEN, bench_of, fake_bench, left_behind, marked, outcomes
+from fakes.oracle import rpc_server
 from fakes.tiny import write_tiny
 
 from autotune.errors import LlamaCppUnusable
@@ -280,3 +281,138 @@ def test_a_second_interrupt_kills_at_once(fake: Make, token: str) -> None:
     finally:
         signal.signal(signal.SIGALRM, before)
     assert (left_behind(token), time.monotonic() - begin < 1.5) == ([], True)
+
+
+@pytest.fixture
+def real(llama_cpp_dir: Path) -> Program:
+    command = (str(llama_cpp_dir / "llama-bench"),)
+    return Program(name="llama-bench", command=command, found_by="tests")
+
+
+def limited(program: Program, kib: int) -> Program:
+    """Give a program the address space of so many KiB."""
+    launch = ("/bin/sh", "-c", f'ulimit -v {kib}; exec "$@"', "sh")
+    return replace(program, command=(*launch, *program.command))
+
+
+def real_kinds(results: Sequence[tuple[Trial, Outcome]]) -> list[str]:
+    return [o.kind if isinstance(o, Failure) else "measured" for _, o in results]
+
+
+@pytest.mark.llama_cpp
+def test_real_quantized_v_without_flash_attention(real: Program, model: Path) -> None:
+    trials = [
+        Trial(Params(n_threads=1, flash_attn=False, type_v=kind), PP)
+        for kind in ("f16", "q8_0", "bf16")
+    ]
+    results = outcomes(bench_of(real, model).run(trials, repetitions=1))
+    assert real_kinds(results) == ["measured", FailureKind.UNSUPPORTED, "measured"]
+
+
+@pytest.mark.llama_cpp
+def test_real_no_threads(real: Program, model: Path) -> None:
+    trials = of_threads(1, 0, 1, test=PP)
+    results = outcomes(bench_of(real, model).run(trials, repetitions=1))
+    assert real_kinds(results) == ["measured", FailureKind.BAD_ARGUMENTS, "measured"]
+
+
+@pytest.mark.llama_cpp
+def test_real_truncated_model(real: Program, model: Path, tmp_path: Path) -> None:
+    path = tmp_path / "truncated.gguf"
+    path.write_bytes(model.read_bytes()[:1_000_000])
+    results = outcomes(bench_of(real, path).run(of_threads(1, 1, test=PP), repetitions=1))
+    said = [o.message for _, o in results if isinstance(o, Failure)]
+    assert (real_kinds(results), ["corrupted" in message for message in said]) == (
+        [FailureKind.MODEL_UNREADABLE] * 2,
+        [True] * 2,
+    )
+
+
+@pytest.mark.llama_cpp
+def test_real_context_too_large_for_the_memory(real: Program, model: Path) -> None:
+    tests = [PP, BenchTest(n_prompt=16, n_depth=400_000), TG]
+    trials = [Trial(Params(n_threads=1), test) for test in tests]
+    results = outcomes(bench_of(limited(real, 2_000_000), model).run(trials, repetitions=1))
+    named = {str(t.test): o.kind if isinstance(o, Failure) else "measured" for t, o in results}
+    assert named == {"pp16": "measured", "pp16 @ d400000": FailureKind.OOM, "tg4": "measured"}
+
+
+@pytest.mark.llama_cpp
+@pytest.mark.parametrize(
+    ("number", "kind"),
+    [
+        (signal.SIGKILL, FailureKind.CRASH),
+        (signal.SIGTERM, FailureKind.INTERRUPTED),
+        (signal.SIGSTOP, FailureKind.HANG),
+    ],
+)
+def test_real_signalled_from_outside(
+    real: Program, model: Path, token: str, number: signal.Signals, kind: FailureKind
+) -> None:
+    long = BenchTest(n_gen=80)
+    trials = [Trial(Params(n_threads=1), test) for test in (PP, long)]
+    trials.append(Trial(Params(n_threads=1, n_ubatch=64), PP))
+    results = []
+    with bench_of(real, model).run(trials, repetitions=3) as run:
+        for event in run:
+            if isinstance(event, Result):
+                results.append((event.trial, event.outcome))
+            elif event.trial.test == long and event.repetition == 1:
+                for pid in marked(token):
+                    os.kill(pid, number)
+    assert real_kinds(results) == ["measured", kind, "measured"]
+
+
+@pytest.mark.llama_cpp
+def test_real_device_server_killed_meanwhile(
+    real: Program, model: Path, llama_cpp_dir: Path
+) -> None:
+    trials = [Trial(Params(n_threads=1, n_gpu_layers=99), t) for t in (PP, BenchTest(n_gen=400))]
+    results = []
+    with (
+        rpc_server(llama_cpp_dir / "ggml-rpc-server") as endpoint,
+        bench_of(real, model, "-rpc", endpoint).run(trials, repetitions=5) as run,
+    ):
+        for event in run:
+            if isinstance(event, Result):
+                results.append((event.trial, event.outcome))
+            elif event.trial.test.n_gen and event.repetition == 1:
+                for pid in servers(endpoint):
+                    os.kill(pid, signal.SIGKILL)
+    (message,) = [o.message for _, o in results if isinstance(o, Failure)]
+    assert (real_kinds(results), "RPC" in message) == (["measured", FailureKind.CRASH], True)
+
+
+def servers(endpoint: str) -> Iterator[int]:
+    port = endpoint.rpartition(":")[2]
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            words = (folder / "cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if b"ggml-rpc-server" in words[0] and port.encode() in words:
+            yield int(folder.name)
+
+
+def address_space_kib(pid: int) -> int:
+    status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
+    (line,) = (line for line in status.splitlines() if line.startswith("VmSize:"))
+    return int(line.split()[1])
+
+
+@pytest.mark.llama_cpp
+def test_real_memory_of_a_device_ends_at_a_number_of_layers(
+    real: Program, model: Path, llama_cpp_dir: Path, tmp_path: Path
+) -> None:
+    program = llama_cpp_dir / "ggml-rpc-server"
+    with rpc_server(program) as endpoint:
+        idle_kib = address_space_kib(*servers(endpoint))
+    server = tmp_path / "ggml-rpc-server"
+    server.write_text(
+        f'#!/bin/sh\nulimit -v {idle_kib + 12_000}\nexec {program} "$@"\n', encoding="utf-8"
+    )
+    server.chmod(0o755)
+    trials = [Trial(Params(n_threads=1, n_gpu_layers=layers), PP) for layers in (0, 1, 99)]
+    with rpc_server(server) as endpoint:
+        results = outcomes(bench_of(real, model, "-rpc", endpoint).run(trials, repetitions=1))
+    assert real_kinds(results) == ["measured", "measured", FailureKind.OOM]
