@@ -291,7 +291,11 @@ def real(llama_cpp_dir: Path) -> Program:
 
 def limited(program: Program, kib: int) -> Program:
     """Give a program the address space of so many KiB."""
-    launch = ("/bin/sh", "-c", f'ulimit -v {kib}; exec "$@"', "sh")
+    return under(program, f"ulimit -v {kib}")
+
+
+def under(program: Program, limit: str) -> Program:
+    launch = ("/bin/sh", "-c", f'{limit}; exec "$@"', "sh")
     return replace(program, command=(*launch, *program.command))
 
 
@@ -307,6 +311,37 @@ def test_real_quantized_v_without_flash_attention(real: Program, model: Path) ->
     ]
     results = outcomes(bench_of(real, model).run(trials, repetitions=1))
     assert real_kinds(results) == ["measured", FailureKind.UNSUPPORTED, "measured"]
+
+
+@pytest.mark.llama_cpp
+def test_real_model_loses_only_the_trial_that_fails(real: Program, gemma: Path) -> None:
+    """All that is known of a number is kept with it, beside a neighbour that ends the process."""
+    bad = Params(n_threads=2, flash_attn=False, type_v="q8_0")
+    good = [Params(n_threads=n, flash_attn=True, type_v="q8_0") for n in (1, 2)]
+    trials = [Trial(params, test) for params in (good[0], bad, good[1]) for test in (PP, TG)]
+    with bench_of(real, gemma).run(trials, repetitions=3) as run:
+        events = list(run)
+    results = [event.outcome for event in events if isinstance(event, Result)]
+    kept = [outcome for outcome in results if isinstance(outcome, Measurement)]
+    assert sorted((str(m.test), m.params.n_threads) for m in kept) == [
+        ("pp16", 1),
+        ("pp16", 2),
+        ("tg4", 1),
+        ("tg4", 2),
+    ]
+    assert {o.kind for o in results if isinstance(o, Failure)} == {FailureKind.UNSUPPORTED}
+    assert all(len(m.samples_ns) == 3 and min(m.samples_ns) > 0 for m in kept)
+    assert all(m.build_commit and m.run.load_s and str(gemma) in m.run.argv for m in kept)
+    assert all(m.run.ended_at > m.run.started_at > 0 for m in kept)
+    seen = {event.repetition for event in events if isinstance(event, Progress)}
+    assert {1, 2, 3} <= seen
+
+
+@pytest.mark.llama_cpp
+def test_real_on_a_full_disk(real: Program, model: Path) -> None:
+    """No byte can be written to a file, and none is needed."""
+    full = under(real, "ulimit -f 0")
+    assert real_kinds(outcomes(bench_of(full, model).run(of_threads(1, test=PP)))) == ["measured"]
 
 
 @pytest.mark.llama_cpp

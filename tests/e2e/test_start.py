@@ -582,3 +582,18 @@ def test_the_real_programs_flags_are_known_by_all_of_their_names(
     assert words[0] == str(real / f"llama-{mode}")
     assert not ours & set(words)
     assert {"--batch-size", "--threads-batch", *given} <= set(words)
+
+
+@pytest.mark.usefixtures("programs")
+def test_a_full_disk_only_costs_what_is_remembered(tiny: Path, tmp_path: Path) -> None:
+    lcm = [sys.executable, "-c", ENTRY, "run", "--model", str(tiny), "--dry-run"]
+    done = subprocess.run(
+        ["/bin/sh", "-c", 'ulimit -f 0; exec "$@"', "sh", *lcm],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env=os.environ | {"PYTHONPATH": str(REPOSITORY), "PYTHONSAFEPATH": "1"},
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, "llama-cli" in done.stdout) == (0, True)
+    assert [file for file in (tmp_path / "cache").rglob("*") if file.is_file()] == []
