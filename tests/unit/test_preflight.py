@@ -209,6 +209,8 @@ def test_the_real_one_without_a_library_is_named(llama_cpp_dir: Path, tmp_path: 
     copy = tmp_path / "llama-bench"
     copy.write_bytes(program.replace(b"libstdc++.so.6", b"libstdc++.so.9"))
     copy.chmod(0o755)
+    for library in llama_cpp_dir.glob("lib*"):
+        (tmp_path / library.name).symlink_to(library)
 
     with pytest.raises(LlamaCppUnusable, match=r"shared library libstdc\+\+\.so\.9 is missing"):
         ask(program_at(copy))
