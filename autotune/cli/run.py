@@ -7,9 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from autotune.cli import console
 from autotune.errors import EXIT_DONE, ConfigError
-from autotune.recommend import Recommendation, Request
 
 
 class Mode(StrEnum):
@@ -62,7 +60,9 @@ def run(
     """
     if optimize or explain is not None:
         _refuse({"--mode": mode, "--dry-run": dry_run, "--config": config, "--": arguments})
-        _recommend(model, ctx_size, explain)
+        from autotune.cli.recommendation import recommend  # noqa: PLC0415 - --help does without
+
+        recommend(model, ctx_size, explain)
         return EXIT_DONE
     from autotune.cli.start import start  # noqa: PLC0415 - the quick path does without
 
@@ -85,34 +85,3 @@ def _refuse(options: Mapping[str, object]) -> None:
             "other only recommends",
             hint="leave one of them out",
         )
-
-
-def _recommend(model: Path, ctx_size: int | None, explain: str | None) -> None:
-    from autotune.cli.compose import run_answer  # noqa: PLC0415 - --help does not pay for it
-    from autotune.hardware import detect_hardware, storage_of  # noqa: PLC0415
-    from autotune.model import analyze_model  # noqa: PLC0415
-    from autotune.recommend import generate_recommendations  # noqa: PLC0415
-
-    analyzed = analyze_model(model)
-    hardware, storage = detect_hardware(), storage_of(model)
-    for note in hardware.notes:
-        console.warning(note)
-    recommendation = generate_recommendations(
-        hardware, analyzed, storage=storage, request=Request(n_ctx=ctx_size)
-    )
-    if explain is not None:
-        console.text(_explained(recommendation, explain))
-    else:
-        console.answer(run_answer(hardware, storage, analyzed, recommendation))
-
-
-def _explained(recommendation: Recommendation, key: str) -> str:
-    """One parameter's value, reason and evidence."""
-    wanted = "--" + key.strip("-").replace("_", "-")
-    for choice in recommendation.choices:
-        if choice.key == wanted:
-            value = console.shown(choice.value)
-            evidence = "".join(f"\n  - {line}" for line in choice.evidence)
-            return f"{choice.key} {value}\n{choice.reason}{evidence}"
-    keys = ", ".join(choice.key.strip("-") for choice in recommendation.choices)
-    raise ConfigError(f"there is no recommended parameter {key!r}", hint=f"one of: {keys}")

@@ -62,6 +62,17 @@ def test_recommending_does_not_load_what_starts_or_examines(model: Path) -> None
     assert modules & {f"autotune.{name}" for name in others} == set()
 
 
+@pytest.mark.parametrize("question", ["--help", "--version"])
+def test_a_question_about_lcm_looks_at_no_machine_and_no_model(question: str) -> None:
+    done = run_lcm(question, interpreter_options=["-X", "importtime"])
+
+    modules = set(_IMPORT.findall(done.stderr))
+    rooms = {f"autotune.{room}" for room in ("hardware", "model", "recommend", "llama_cpp")}
+    assert done.returncode == 0
+    assert "autotune.cli" in modules
+    assert modules & rooms == set()
+
+
 def test_a_heavy_import_would_be_seen() -> None:
     trace = "import time:   10 |   20 |   numpy.linalg\nimport time:  1 |  2 | json\n"
 
