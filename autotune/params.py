@@ -16,6 +16,13 @@ Program = Literal["bench", "cli", "server"]
 LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap+mlock", "dio"]
 
 
+def load_mode(*, mapped: bool, locked: bool) -> LoadMode | None:
+    """The load mode that two switches name together; None: mapped, llama.cpp's default."""
+    if locked:
+        return "mmap+mlock" if mapped else "mlock"
+    return None if mapped else "none"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Params:
     """Parameters of one llama.cpp process."""

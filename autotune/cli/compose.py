@@ -155,11 +155,10 @@ def memory_section(memory: Footprint) -> MemorySection:
 def rung_section(rung: Rung) -> RungSection:
     """One context and cache type."""
     memory = rung.memory
-    places = (memory.host, *memory.gpus)
     return {
         "n_ctx": rung.n_ctx,
         "cache_type": rung.cache_type,
-        "kv_cache_bytes": sum(place.kv_cache_bytes for place in places),
+        "kv_cache_bytes": memory.kv_cache_bytes,
         "host_bytes": memory.host.total_bytes,
         "gpu_bytes": [gpu.total_bytes for gpu in memory.gpus],
         "total_bytes": memory.total_bytes,

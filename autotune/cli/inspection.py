@@ -94,7 +94,7 @@ def _ladder_lines(ladder: Sequence[Rung]) -> str:
     rows = [["context", "cache", "KV cache", "together", "on this machine"]]
     for rung in ladder:
         verdict = rung.verdict + (", beyond training" if rung.beyond_training else "")
-        cache = sum(place.kv_cache_bytes for place in (rung.memory.host, *rung.memory.gpus))
+        cache = console.size(rung.memory.kv_cache_bytes)
         total = "~" + console.size(rung.memory.total_bytes)
-        rows.append([str(rung.n_ctx), rung.cache_type, console.size(cache), total, verdict])
+        rows.append([str(rung.n_ctx), rung.cache_type, cache, total, verdict])
     return console.table(rows, ">>>><")

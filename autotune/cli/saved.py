@@ -10,7 +10,7 @@ from autotune.cli.answer import SCHEMA_VERSION, RecommendedParams
 from autotune.errors import ConfigError
 from autotune.hardware import Hardware
 from autotune.model import Model
-from autotune.params import LoadMode, Params
+from autotune.params import LoadMode, Params, load_mode
 from autotune.results.typed import typed
 
 _FIELDS = {
@@ -103,9 +103,7 @@ def _load_mode(values: Mapping[str, Any], model: Model, hardware: Hardware) -> L
             f"{console.size(model.weight_bytes)}; ulimit -l unlimited"
         )
         locked = False
-    if locked:
-        return "mmap+mlock" if mapped else "mlock"
-    return None if mapped else "none"
+    return load_mode(mapped=mapped, locked=locked)
 
 
 def _warn_of_another_model(file: Path, described: object, model: Model) -> None:

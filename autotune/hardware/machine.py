@@ -37,6 +37,11 @@ class Cpu:
         cpus = max(len(self.usable_cpus), 1)
         return cpus if self.quota is None else max(min(cpus, int(self.quota)), 1)
 
+    @property
+    def max_cores(self) -> int:
+        """Physical cores that can work at once in this process."""
+        return max(min(self.usable_cores, self.max_threads), 1)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:

@@ -10,6 +10,7 @@ import sys
 import psutil  # type: ignore[import-untyped]
 
 from autotune.hardware.machine import Cpu, Memory, Storage
+from autotune.hardware.storage import is_under
 from autotune.hardware.sysctl import Sysctl
 
 # macOS's name of each instruction set that ggml-cpu has kernels for, and the name it has here.
@@ -94,14 +95,11 @@ def _read_memlock() -> int | None:
 
 def read_storage(path: str) -> Storage:
     """Tell what an absolute path lies on; whether its disk spins is not known here."""
-    over = [part for part in psutil.disk_partitions(all=True) if _is_under(path, part.mountpoint)]
+    parts = psutil.disk_partitions(all=True)
+    over = [part for part in parts if is_under(path, part.mountpoint, os.sep)]
     if not over:
         return Storage(filesystem="", device="", rotational=None, network=False)
     part = max(over, key=lambda candidate: len(candidate.mountpoint))
     remote = "remote" in part.opts.split(",")  # How Windows marks a network drive.
     network = remote or part.fstype in _NETWORK_FILESYSTEMS
     return Storage(filesystem=part.fstype, device=part.device, rotational=None, network=network)
-
-
-def _is_under(path: str, point: str) -> bool:
-    return path == point or path.startswith(point.rstrip(os.sep) + os.sep)

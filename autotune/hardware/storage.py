@@ -18,7 +18,7 @@ _UNKNOWN = Storage(filesystem="", device="", rotational=None, network=False)
 def read_storage(path: str, root: Root) -> Storage:
     """Tell what an absolute path without symbolic links lies on."""
     # Of two mounts at one point the later hides the earlier, and max() would return the earlier.
-    over = [mount for mount in reversed(read_mounts(root)) if _is_under(path, mount.point)]
+    over = [mount for mount in reversed(read_mounts(root)) if is_under(path, mount.point)]
     if not over:
         return _UNKNOWN
     mount = max(over, key=lambda candidate: len(candidate.point))
@@ -31,8 +31,9 @@ def read_storage(path: str, root: Root) -> Storage:
     )
 
 
-def _is_under(path: str, point: str) -> bool:
-    return path == point or path.startswith(point.rstrip("/") + "/")
+def is_under(path: str, point: str, separator: str = "/") -> bool:
+    """Tell whether a path is a folder or lies below it."""
+    return path == point or path.startswith(point.rstrip(separator) + separator)
 
 
 def _is_rotational(root: Root, device: str) -> bool | None:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from autotune.model.architecture import LayerCache
+from autotune.model.gguf import padded
 from autotune.model.reader import Model
 from autotune.params import Params
 
@@ -41,7 +42,7 @@ class Batch:
             return self.n_ctx_seq
         sharing = self.n_seqs if self.n_streams == 1 else 1
         cells = min(self.n_ctx_seq, window * sharing + self.n_ubatch)
-        return -(-cells // WINDOW_PADDING) * WINDOW_PADDING
+        return padded(cells, WINDOW_PADDING)
 
 
 def compute_bytes(

@@ -17,7 +17,7 @@ from itertools import accumulate
 from autotune.errors import ConfigError
 from autotune.model.architecture import LayerCache
 from autotune.model.compute import Batch, Devices, compute_bytes
-from autotune.model.gguf import TENSOR_TYPES
+from autotune.model.gguf import TENSOR_TYPES, padded
 from autotune.model.reader import Model
 from autotune.params import (
     DEFAULT_CACHE_TYPE,
@@ -27,7 +27,7 @@ from autotune.params import (
     Program,
 )
 
-CONTEXT_PADDING = 256  # llama_context pads the context, llama_kv_cache_iswa the window, to this.
+CONTEXT_PADDING = 256  # llama_context pads the context to this.
 MOST_SLOTS = 256  # LLAMA_MAX_SEQ, src/llama-cparams.h
 SERVER_SLOTS = 4  # llama-server with `--parallel` unset: 4 slots that share one cache.
 
@@ -60,8 +60,16 @@ class Footprint:
     caches_exact: bool  # Of the attention cache and the recurrent state.
 
     @property
+    def places(self) -> tuple[Place, ...]:
+        return (self.host, *self.gpus)
+
+    @property
+    def kv_cache_bytes(self) -> int:
+        return sum(place.kv_cache_bytes for place in self.places)
+
+    @property
     def total_bytes(self) -> int:
-        return self.host.total_bytes + sum(gpu.total_bytes for gpu in self.gpus)
+        return sum(place.total_bytes for place in self.places)
 
 
 def footprint(
@@ -152,9 +160,9 @@ def resolve_batch(model: Model, params: Params, program: Program) -> Batch:
         )
     n_batch = min(asked, params.n_batch or DEFAULT_N_BATCH)
     n_ubatch = min(n_batch, params.n_ubatch or DEFAULT_N_UBATCH)
-    n_ctx = _padded(asked)
+    n_ctx = padded(asked, CONTEXT_PADDING)
     return Batch(
-        n_ctx_seq=n_ctx if unified else _padded(n_ctx // n_seqs),
+        n_ctx_seq=n_ctx if unified else padded(n_ctx // n_seqs, CONTEXT_PADDING),
         n_seqs=n_seqs,
         n_streams=1 if unified else n_seqs,
         n_ubatch=n_ubatch,
@@ -163,10 +171,6 @@ def resolve_batch(model: Model, params: Params, program: Program) -> Batch:
         type_k=params.type_k or DEFAULT_CACHE_TYPE,
         type_v=params.type_v or DEFAULT_CACHE_TYPE,
     )
-
-
-def _padded(n_tokens: int) -> int:
-    return -(-n_tokens // CONTEXT_PADDING) * CONTEXT_PADDING
 
 
 def _cache_bytes(cache: LayerCache, model: Model, batch: Batch) -> tuple[int, int]:

@@ -133,7 +133,7 @@ def read_header(stream: BinaryIO, size: int, where: str) -> Header:
     metadata = _read_metadata(reader, n_pairs)
     alignment = _alignment(reader, metadata)
     rows = [_read_tensor(reader) for _ in range(n_tensors)]
-    data_offset = _padded(reader.position, alignment)
+    data_offset = padded(reader.position, alignment)
     return Header(
         version=version,
         byte_order=byte_order,
@@ -365,7 +365,7 @@ def _sized(reader: _Reader, rows: list[_Row], data_offset: int, alignment: int) 
                 f"{data_offset + row.offset + n_bytes:,}, the file at byte {reader.size:,}",
                 hint="the download or copy did not finish; fetch the model again",
             )
-        expected = _padded(row.offset + n_bytes, alignment)
+        expected = padded(row.offset + n_bytes, alignment)
         yield Tensor(row.name, row.shape, type_name, row.n_elements, n_bytes)
 
 
@@ -383,5 +383,6 @@ def _bytes_of(reader: _Reader, row: _Row, end: int) -> tuple[int, str]:
     return row.n_elements // known.block_elements * known.block_bytes, known.name
 
 
-def _padded(offset: int, alignment: int) -> int:
-    return -(-offset // alignment) * alignment
+def padded(size: int, alignment: int) -> int:
+    """The least multiple of `alignment` that `size` fits into."""
+    return -(-size // alignment) * alignment

@@ -17,7 +17,7 @@ from autotune.model.architecture import (
     read_caches,
     read_shape,
 )
-from autotune.model.gguf import Array, Header, Tensor, Value, read_header
+from autotune.model.gguf import Array, Header, Tensor, Value, padded, read_header
 
 # `enum llama_ftype` in include/llama.h, by the names that llama-quantize takes.
 FILE_TYPES: Mapping[int, str] = dict(
@@ -266,7 +266,7 @@ def _place_weights(tensors: Iterable[Tensor], shape: Shape, architecture: str) -
     embedding, has_output = 0, False
     for tensor in tensors:
         part, _, rest = tensor.name.partition(".")
-        n_bytes = -(-tensor.n_bytes // TENSOR_ALIGNMENT) * TENSOR_ALIGNMENT
+        n_bytes = padded(tensor.n_bytes, TENSOR_ALIGNMENT)
         if part == "blk":
             number, _, rest = rest.partition(".")
             table = experts if rest.partition(".")[0] in EXPERT_TENSORS else dense

@@ -8,8 +8,6 @@ Pure: everything it knows comes in through its two arguments.
 """
 
 from autotune.recommend.answer import (
-    Advice,
-    Choice,
     Recommendation,
     Request,
     Rung,
@@ -18,6 +16,7 @@ from autotune.recommend.answer import (
     generate_recommendations,
     judge,
 )
+from autotune.recommend.rules import Advice, Choice
 
 __all__ = [
     "Advice",

@@ -8,22 +8,10 @@ from autotune.errors import ConfigError
 from autotune.hardware import Hardware, Storage
 from autotune.model import Model
 from autotune.model.footprint import Footprint
-from autotune.params import DEFAULT_CACHE_TYPE, Params, Program
+from autotune.params import DEFAULT_CACHE_TYPE, Params, Program, load_mode
 from autotune.recommend import rules
-from autotune.recommend.placement import Placement, on_cpu, place, used_gpus
+from autotune.recommend.placement import MIB, Placement, on_cpu, place, used_gpus
 from autotune.recommend.rules import COMFORTABLE_SHARE, Advice, Choice, gib
-
-__all__ = [
-    "Advice",
-    "Choice",
-    "Recommendation",
-    "Request",
-    "Rung",
-    "Verdict",
-    "context_ladder",
-    "generate_recommendations",
-    "judge",
-]
 
 Verdict = Literal["fits", "tight", "will page", "does not fit"]
 
@@ -38,7 +26,7 @@ GPU_CONTEXT = 32768
 
 # An allowance, not a measurement, for what is beside weights, caches and compute buffers: the
 # program, its vocabulary and its threads' stacks.
-PROCESS_BYTES = 300 * rules.MIB
+PROCESS_BYTES = 300 * MIB
 # Below two bits a weight, hardly any model is published, and none that is worth running.
 SMALLEST_BITS = 2.0
 
@@ -111,24 +99,23 @@ def generate_recommendations(
     host_bytes = host_needs(hardware, placement.memory)
     mlock, memlock = rules.mlock(hardware, model, host_bytes)
     no_mmap = rules.no_mmap(storage)
-    choices = rules.used_sequence(
-        [
-            rules.threads(hardware.cpu),
-            rules.threads_batch(hardware.cpu),
-            rules.n_gpu_layers(hardware, model, placement),
-            rules.n_cpu_moe(model, placement),
-            rules.tensor_split(hardware, placement),
-            rules.device(found, hardware, placement),
-            context,
-            *rules.batch(hardware, placement),
-            rules.flash_attn(model, placement.params),
-            *rules.cache_types(placement.params),
-            mlock,
-            no_mmap,
-            rules.numa(hardware.cpu),
-            rules.cache_ram(hardware.memory.available_bytes, host_bytes),
-        ]
+    ruled = (
+        rules.threads(hardware.cpu),
+        rules.threads_batch(hardware.cpu),
+        rules.n_gpu_layers(hardware, model, placement),
+        rules.n_cpu_moe(model, placement),
+        rules.tensor_split(hardware, placement),
+        rules.device(found, hardware, placement),
+        context,
+        *rules.batch(hardware, placement),
+        rules.flash_attn(model, placement.params),
+        *rules.cache_types(placement.params),
+        mlock,
+        no_mmap,
+        rules.numa(hardware.cpu),
+        rules.cache_ram(hardware.memory.available_bytes, host_bytes),
     )
+    choices = tuple(choice for choice in ruled if choice is not None)
     verdict = judge(hardware, placement.memory)
     return Recommendation(
         params=_params(placement.params, choices, locked=bool(mlock.value) and memlock is None),
@@ -150,12 +137,6 @@ def _params(placed: Params, choices: Sequence[Choice], *, locked: bool) -> Param
         value if isinstance(value, int) else None for value in numbers.values()
     )
     devices = chosen.get("--device")
-    mapped = not chosen["--no-mmap"]
-    load_mode: Literal["mmap+mlock", "mlock", "none"] | None = None
-    if locked:
-        load_mode = "mmap+mlock" if mapped else "mlock"
-    elif not mapped:
-        load_mode = "none"
     return replace(
         placed,
         n_threads=threads,
@@ -163,7 +144,7 @@ def _params(placed: Params, choices: Sequence[Choice], *, locked: bool) -> Param
         flash_attn="auto",
         cache_ram=cache_ram,
         devices=tuple(map(str, devices)) if isinstance(devices, list) else None,
-        load_mode=load_mode,
+        load_mode=load_mode(mapped=not chosen["--no-mmap"], locked=locked),
         numa="distribute" if "--numa" in chosen else None,
     )
 

@@ -36,16 +36,21 @@ def used_gpus(gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:
     llama.cpp itself leaves integrated ones out (`llama_prepare_model_devices` in src/llama.cpp). A
     full one must be left out by name, because prompts are computed on the first that is left.
     """
-    cards = [gpu for gpu in gpus if not gpu.integrated] or [*gpus]
+    cards = _cards(gpus)
     return tuple([gpu for gpu in cards if budget_bytes(gpu)] or cards)
 
 
 def device_names(gpus: Sequence[Gpu], used: Sequence[Gpu], n_gpu_layers: int) -> list[str]:
     """What to tell llama.cpp of its devices; nothing where it takes the right ones by itself."""
-    cards = [gpu for gpu in gpus if not gpu.integrated] or [*gpus]
+    cards = _cards(gpus)
     if cards and not n_gpu_layers:
         return ["none"]
     return [f"{gpu.backend}{gpu.index}" for gpu in used] if len(used) < len(cards) else []
+
+
+def _cards(gpus: Sequence[Gpu]) -> list[Gpu]:
+    """Those that llama.cpp takes by itself."""
+    return [gpu for gpu in gpus if not gpu.integrated] or [*gpus]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from autotune.hardware import Cpu, Gpu, Hardware, Storage
 from autotune.model import Model
 from autotune.params import ALL_LAYERS, Params
-from autotune.recommend.placement import Placement, budget_bytes, device_names
+from autotune.recommend.placement import MIB, Placement, budget_bytes, device_names
 
 # More than this share of the available memory leaves too little for page cache and other programs.
 COMFORTABLE_SHARE = 0.85
 
 GIB = 1 << 30
-MIB = 1 << 20
 
 # The specification: everything is offloaded when VRAM exceeds the model by this factor ...
 VRAM_FACTOR = 1.2
@@ -78,11 +77,10 @@ def threads_batch(cpu: Cpu) -> Choice:
     Slow cores help here, because a thread that is done takes the next rows of the matrix
     (`ggml_threadpool_chunk_add` in ggml/src/ggml-cpu).
     """
-    value = max(min(cpu.usable_cores, cpu.max_threads), 1)
     return Choice(
         key="--threads-batch",
-        value=value,
-        reason=f"Prompt processing scales with cores: all {value} that fit this process.",
+        value=cpu.max_cores,
+        reason=f"Prompt processing scales with cores: all {cpu.max_cores} that fit this process.",
         evidence=_cpu_evidence(cpu),
     )
 
@@ -96,8 +94,8 @@ def _most_threads(cpu: Cpu) -> tuple[int, str]:
     if fast and fast < cpu.usable_cores:
         kinds = f"{fast} performance and {cpu.usable_cores - fast} efficiency cores"
         return fast, f"Of {kinds} only the first are used, because every thread waits for the last"
-    cores = max(min(cpu.usable_cores, cpu.max_threads), 1)
-    return cores, f"This process may use {_count(cores, 'core')} of {cpu.physical_cores}"
+    granted = f"This process may use {_count(cpu.max_cores, 'core')} of {cpu.physical_cores}"
+    return cpu.max_cores, granted
 
 
 def _count(n: int, noun: str) -> str:
@@ -218,8 +216,7 @@ def batch(hardware: Hardware, placement: Placement) -> tuple[Choice, Choice]:
 
 
 def _compute_bytes(placement: Placement) -> int:
-    places = (placement.memory.host, *placement.memory.gpus)
-    return sum(place.compute_bytes for place in places)
+    return sum(place.compute_bytes for place in placement.memory.places)
 
 
 def flash_attn(model: Model, params: Params) -> Choice:
@@ -332,8 +329,3 @@ def cache_ram(available_bytes: int, host_bytes: int) -> Choice:
 def gib(n_bytes: float) -> str:
     """Bytes for people: 4.8 GiB, 170 MiB."""
     return f"{n_bytes / GIB:.1f} GiB" if n_bytes >= GIB else f"{n_bytes / MIB:.0f} MiB"
-
-
-def used_sequence(choices: Sequence[Choice | None]) -> tuple[Choice, ...]:
-    """The choices that apply."""
-    return tuple(choice for choice in choices if choice is not None)
