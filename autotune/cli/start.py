@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from autotune.cli import console
-from autotune.errors import ConfigError, LlamaCppUnusable, SurroundingsError
+from autotune.errors import ConfigError, SurroundingsError
 from autotune.hardware import Hardware, detect_hardware, storage_of
 from autotune.llama_cpp.capabilities import ask_once, build_identity, cache_folder
 from autotune.llama_cpp.launch import launch_of
@@ -109,7 +109,6 @@ def _become(argv: tuple[str, ...]) -> int:
             os.execv(argv[0], argv)  # noqa: S606 - an argument list, without a shell
         return subprocess.run(argv, check=False).returncode  # noqa: S603 - likewise
     except OSError as error:
-        raise LlamaCppUnusable(
-            f"{argv[0]} cannot be executed: {error.strerror}",
-            hint="is it built for this system and processor?",
-        ) from error
+        from autotune.llama_cpp.process import NotStarted  # noqa: PLC0415 - it has just failed
+
+        raise NotStarted(argv, error.strerror) from error

@@ -23,7 +23,7 @@ from autotune.llama_cpp.grids import CONTEXT_FIELDS, Grid, Trial
 from autotune.llama_cpp.locate import Program
 from autotune.llama_cpp.patience import Patience, Phase
 from autotune.llama_cpp.plausibility import LEAST_ACTIVE_SHARE, check, implausible
-from autotune.llama_cpp.process import Child, Exit, Line, NotStarted, oom_kills
+from autotune.llama_cpp.process import Child, Exit, Line, oom_kills
 from autotune.llama_cpp.records import (
     BadRecord,
     Failure,
@@ -263,11 +263,6 @@ class _Process:
         except (GeneratorExit, KeyboardInterrupt, SystemExit):
             self._rescue()
             raise
-        except NotStarted as error:
-            raise LlamaCppUnusable(
-                f"{self._argv[0]} cannot be executed: {error.strerror}",
-                hint="is it built for this system and processor?",
-            ) from error
 
     def _rescue(self) -> None:
         """Keep what was finished when an interrupt came; the program is stopped by now."""

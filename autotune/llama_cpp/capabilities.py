@@ -5,6 +5,7 @@ is kept by the identity of the program's files, because a package manager may re
 """
 
 import contextlib
+import fnmatch
 import hashlib
 import json
 import os
@@ -39,6 +40,7 @@ _NO_LIBRARY = re.compile(
     r"|Error loading shared library ([^:]+):"
     r"|Library not loaded: (\S+)"
 )
+_LIBRARIES = ("lib*ggml*", "lib*llama*", "ggml*.dll", "llama*.dll")
 _DEVICE = re.compile(r"^\s+(\S+?): (.*) \((\d+) MiB, (\d+) MiB free\)")
 
 
@@ -208,7 +210,7 @@ def cache_folder(environ: Mapping[str, str]) -> Path:
 
 def identity(program: Program) -> str:
     """Changes whenever the program or a library beside it does."""
-    path = Path(program.command[0]).resolve()
+    path = program.path.resolve()
     return _digest("\0".join(program.command), [path, *sorted(libraries(path))])
 
 
@@ -231,9 +233,12 @@ def _digest(words: str, files: list[Path]) -> str:
 
 def libraries(path: Path) -> list[Path]:
     """llama.cpp's libraries that lie where a program at `path` finds them."""
-    folders = [path.parent, path.parent.parent / "lib"]
-    patterns = ("lib*ggml*", "lib*llama*", "ggml*.dll", "llama*.dll")
-    return [file for folder in folders for pattern in patterns for file in folder.glob(pattern)]
+    found = []
+    for folder in (path.parent, path.parent.parent / "lib"):
+        with contextlib.suppress(OSError):
+            names = os.listdir(folder)  # Once: /usr/bin and /usr/lib hold thousands.  # noqa: PTH208
+            found += [folder / name for p in _LIBRARIES for name in fnmatch.filter(names, p)]
+    return found
 
 
 def _keep(file: Path, capabilities: Capabilities) -> None:
@@ -269,13 +274,7 @@ def _run(program: Program, *arguments: str) -> "process.Finished":
     from autotune.llama_cpp import process  # noqa: PLC0415 - what is remembered needs no process
 
     command = [*program.command, *arguments]
-    try:
-        answer = process.run(command, timeout=HELP_TIMEOUT_S)
-    except OSError as error:
-        raise LlamaCppUnusable(
-            f"{program.command[0]} cannot be executed: {error.strerror}",
-            hint="is it built for this system and processor?",
-        ) from error
+    answer = process.run(command, timeout=HELP_TIMEOUT_S)
     if answer.timed_out:
         raise LlamaCppUnusable(
             f"{' '.join(command)} did not answer within {HELP_TIMEOUT_S:.0f} s",

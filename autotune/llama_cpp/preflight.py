@@ -6,19 +6,20 @@ but the weights are read from the disk twice, so that a large model takes its ti
 
 import re
 import signal
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from autotune.errors import LlamaCppUnusable
 from autotune.llama_cpp import failures, process
-from autotune.llama_cpp.capabilities import STREAMS_RECORDS_SINCE, Capabilities
+from autotune.llama_cpp.capabilities import (
+    HELP_TIMEOUT_S,
+    STREAMS_RECORDS_SINCE,
+    Capabilities,
+)
 from autotune.llama_cpp.locate import Program
 from autotune.llama_cpp.records import BadRecord, FailureKind, Record, parse_record
 
 N_PROMPT, N_GEN = 16, 2
 TIMEOUT_S = 1800.0  # 300 GB from a disk of 170 MB/s, as in `patience`.
-HELP_TIMEOUT_S = 60.0
 
 # llama-bench's own words, before anything else: tools/llama-bench/llama-bench.cpp.
 _SLOW_BUILD = re.compile(r"warning: (debug build|asserts enabled|sanitizer enabled)")
@@ -64,11 +65,11 @@ def preflight(
             remedy=STREAMS_RECORDS_SINCE,
         )
     command = [*program.command, *_arguments(capabilities, model)]
-    first = _run(command, timeout)
+    first = process.run(command, timeout=timeout)
     verdict = _judge(first)
     if verdict.usable or first.code not in _WRONG_INSTRUCTION or not capabilities.has("--repack"):
         return verdict
-    second = _judge(_run([*command, *_NO_REPACK], timeout))
+    second = _judge(process.run([*command, *_NO_REPACK], timeout=timeout))
     if not second.usable:
         return verdict
     return replace(
@@ -82,7 +83,8 @@ def preflight(
 
 def slow_build(program: Program) -> str:
     """What makes a llama-bench slow by its own words, which it says before its help; "" if fast."""
-    return _slow(_run([*program.command, "--help"], HELP_TIMEOUT_S).stderr)
+    answer = process.run([*program.command, "--help"], timeout=HELP_TIMEOUT_S)
+    return _slow(answer.stderr)
 
 
 def _arguments(capabilities: Capabilities, model: Path) -> list[str]:
@@ -90,16 +92,6 @@ def _arguments(capabilities: Capabilities, model: Path) -> list[str]:
     arguments = ["-m", str(model), "-p", str(N_PROMPT), "-n", str(N_GEN), "-r", "1", "-t", "1"]
     arguments += ["-ngl", "2", "-o", "jsonl"]
     return arguments + (["--no-warmup"] if capabilities.has("--no-warmup") else [])
-
-
-def _run(command: Sequence[str], timeout: float) -> process.Finished:
-    try:
-        return process.run(command, timeout=timeout)
-    except OSError as error:
-        raise LlamaCppUnusable(
-            f"{command[0]} cannot be executed: {error.strerror}",
-            hint="is it built for this system and processor?",
-        ) from error
 
 
 def _judge(done: process.Finished) -> Preflight:

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
+from autotune.errors import LlamaCppUnusable
 from autotune.llama_cpp import environment
 
 # Longer than any line that llama.cpp prints; a program that prints more without an end is broken.
@@ -61,8 +62,14 @@ class Exit:
     code: int  # Negative: the signal that ended it.
 
 
-class NotStarted(OSError):
+class NotStarted(LlamaCppUnusable):
     """The program cannot be executed."""
+
+    def __init__(self, command: Sequence[str], why: str | None) -> None:
+        super().__init__(
+            f"{command[0]} cannot be executed: {why}",
+            hint="is it built for this system and processor?",
+        )
 
 
 class Child:
@@ -194,9 +201,9 @@ class Child:
                     preexec_fn=_before_it_starts(),  # noqa: PLW1509 - system calls, no Python lock
                 )
             except OSError as error:
-                self._error = NotStarted(error.errno, error.strerror)
+                self._error = NotStarted(self.command, error.strerror)
             except (ValueError, subprocess.SubprocessError) as error:
-                self._error = NotStarted(0, str(error))
+                self._error = NotStarted(self.command, str(error))
             return self._process
 
     def _drain(self, process: subprocess.Popen[bytes]) -> None:
