@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import pytest
+from fakes.tiny import write_tiny
 from llama_cpp_build import TOOLS, LlamaCppError, find_llama_cpp
 from real_model import gemma_path
 
@@ -97,3 +98,11 @@ def llama_cpp_dir() -> Path:
 def gemma() -> Path:
     """Give the path of the real model, gemma-3-270m in Q4_K_M."""
     return gemma_path()
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Give the path of a model of random weights that the real llama.cpp runs; only to be read."""
+    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    write_tiny(path)
+    return path

@@ -75,7 +75,7 @@ def damaged(model: Path, folder: Path, kind: str) -> Path:
 
 
 class LlamaBenchContract:
-    """Subclasses give the fixtures `bench` and `model`."""
+    """Subclasses give the fixture `bench`."""
 
     @pytest.fixture
     def capabilities(self, bench: Program) -> Capabilities:
@@ -92,12 +92,12 @@ class LlamaBenchContract:
         assert capabilities.version.startswith("0.")
 
     def test_there_is_one_record_for_each_test_in_the_known_order(
-        self, bench: Program, model: Path
+        self, bench: Program, tiny: Path
     ) -> None:
         arguments = "-p 8,4 -n 2 -pg 4,1 -d 0,8 -t 1,2 -r 1".split()
         tests = [(8, 0), (4, 0), (0, 2), (4, 1)]
         expected = [(t, d, *test) for t in (1, 2) for d in (0, 8) for test in tests]
-        assert run(bench, model, *arguments).tests == expected
+        assert run(bench, tiny, *arguments).tests == expected
 
     @pytest.mark.parametrize(
         ("outer", "inner"),
@@ -113,7 +113,7 @@ class LlamaBenchContract:
         ids=lambda pair: pair[0],
     )
     def test_one_list_runs_inside_the_other(
-        self, bench: Program, model: Path, outer: tuple[str, str], inner: tuple[str, str]
+        self, bench: Program, tiny: Path, outer: tuple[str, str], inner: tuple[str, str]
     ) -> None:
         values = {"-b": "64,32", "-ub": "32,16", "-ctk": "f16,bf16", "-ctv": "f16,bf16"}
         lists = {
@@ -122,23 +122,23 @@ class LlamaBenchContract:
         }
         arguments = [word for pair in lists.items() for word in pair]
         threads = [] if "-t" in lists else ["-t", "1"]
-        done = run(bench, model, "-p", "8", "-n", "0", "-r", "1", *threads, *arguments)
+        done = run(bench, tiny, "-p", "8", "-n", "0", "-r", "1", *threads, *arguments)
         inner_values = [record[inner[1]] for record in done.records]
         assert inner_values == [inner_values[0], inner_values[1]] * 2
 
     def test_a_value_that_is_listed_twice_is_measured_twice(
-        self, bench: Program, model: Path
+        self, bench: Program, tiny: Path
     ) -> None:
-        done = run(bench, model, *"-p 4 -n 0 -r 1 -t 2,1,1,2".split())
+        done = run(bench, tiny, *"-p 4 -n 0 -r 1 -t 2,1,1,2".split())
         assert [threads for threads, *_ in done.tests] == [2, 1, 1, 2]
 
-    def test_repetitions_are_the_number_of_samples(self, bench: Program, model: Path) -> None:
-        (record,) = run(bench, model, *quick(r=4)).records
+    def test_repetitions_are_the_number_of_samples(self, bench: Program, tiny: Path) -> None:
+        (record,) = run(bench, tiny, *quick(r=4)).records
         assert [isinstance(ns, int) and ns > 0 for ns in record["samples_ns"]] == [True] * 4
 
-    def test_a_record_repeats_what_was_asked_for(self, bench: Program, model: Path) -> None:
+    def test_a_record_repeats_what_was_asked_for(self, bench: Program, tiny: Path) -> None:
         arguments = "-b 64 -ub 32 -ctk q8_0 -ctv q8_0 -fa 1 -nkvo 1 -nopo 1 -ngl 999".split()
-        (record,) = run(bench, model, *quick(*arguments)).records
+        (record,) = run(bench, tiny, *quick(*arguments)).records
         told = {name: record[name] for name in (
             "n_batch", "n_ubatch", "type_k", "type_v", "flash_attn", "no_kv_offload",
             "no_op_offload", "n_gpu_layers", "n_threads",
@@ -150,19 +150,19 @@ class LlamaBenchContract:
 
     @pytest.mark.parametrize(("said", "told"), [("0", 0), ("1", 1), ("auto", -1)])
     def test_flash_attention_is_a_number_in_the_record(
-        self, bench: Program, model: Path, said: str, told: int
+        self, bench: Program, tiny: Path, said: str, told: int
     ) -> None:
-        (record,) = run(bench, model, *quick("-fa", said)).records
+        (record,) = run(bench, tiny, *quick("-fa", said)).records
         assert record["flash_attn"] == told
 
-    def test_stdout_holds_records_alone(self, bench: Program, model: Path) -> None:
-        done = run(bench, model, *quick("--progress", "-v"))
+    def test_stdout_holds_records_alone(self, bench: Program, tiny: Path) -> None:
+        done = run(bench, tiny, *quick("--progress", "-v"))
         assert [sorted(record) for record in done.records] == [sorted(self.fields())]
 
     def fields(self) -> Sequence[str]:
         return FIELDS
 
-    def test_progress_tells_every_phase_as_it_begins(self, bench: Program, model: Path) -> None:
+    def test_progress_tells_every_phase_as_it_begins(self, bench: Program, tiny: Path) -> None:
         arguments = "-p 8 -n 2 -pg 4,1 -d 8 -t 1 -r 2 --progress".split()
         both = "depth run {0}/2{1}", "prompt run {0}/2", "generation run {0}/2"
         expected = [
@@ -174,10 +174,10 @@ class LlamaBenchContract:
             "starting", "warmup prompt run", "warmup generation run",
             *[line.format(n, " (cached)") for n in (1, 2) for line in both],
         ]  # fmt: skip
-        assert run(bench, model, *arguments).progress == expected
+        assert run(bench, tiny, *arguments).progress == expected
 
-    def test_without_warm_up_it_begins_at_once(self, bench: Program, model: Path) -> None:
-        done = run(bench, model, *quick("--progress", "--no-warmup"))
+    def test_without_warm_up_it_begins_at_once(self, bench: Program, tiny: Path) -> None:
+        done = run(bench, tiny, *quick("--progress", "--no-warmup"))
         assert done.progress == ["starting", "prompt run 1/1"]
 
     @pytest.mark.parametrize(
@@ -190,10 +190,10 @@ class LlamaBenchContract:
         ids=" ".join,
     )
     def test_no_list_of_context_parameters_loads_the_model_again(
-        self, bench: Program, model: Path, tmp_path: Path, arguments: list[str]
+        self, bench: Program, tiny: Path, tmp_path: Path, arguments: list[str]
     ) -> None:
         once = tmp_path / "model.gguf"
-        once.symlink_to(model)
+        once.symlink_to(tiny)
         process = start(
             bench, "-m", once, "-o", "jsonl", *"-p 8 -n 0 -r 1 --progress".split(), *arguments
         )
@@ -207,10 +207,10 @@ class LlamaBenchContract:
         assert (process.returncode, len(stdout.splitlines())) == (0, n_tests)
 
     def test_another_value_of_a_model_parameter_loads_the_model_again(
-        self, bench: Program, model: Path, tmp_path: Path
+        self, bench: Program, tiny: Path, tmp_path: Path
     ) -> None:
         once = tmp_path / "model.gguf"
-        once.symlink_to(model)
+        once.symlink_to(tiny)
         process = start(
             bench, "-m", once, "-o", "jsonl", *quick("--progress", "-ngl", "0,1", r=200)
         )
@@ -235,9 +235,9 @@ class LlamaBenchContract:
         ids=lambda value: " ".join(value) if isinstance(value, list) else "",
     )
     def test_a_word_that_it_does_not_know_ends_it_before_any_test(
-        self, bench: Program, model: Path, arguments: list[str], message: str
+        self, bench: Program, tiny: Path, arguments: list[str], message: str
     ) -> None:
-        done = run(bench, model, "-p", "8", "-n", "0", "--progress", *arguments)
+        done = run(bench, tiny, "-p", "8", "-n", "0", "--progress", *arguments)
         said = message in done.stderr.splitlines()
         assert (done.code, said, done.progress, done.stdout[:6]) == (1, True, [], "usage:")
 
@@ -251,39 +251,39 @@ class LlamaBenchContract:
         ],
     )
     def test_a_model_that_it_cannot_read_is_explained_with_v_alone(
-        self, bench: Program, model: Path, tmp_path: Path, kind: str, reason: str
+        self, bench: Program, tiny: Path, tmp_path: Path, kind: str, reason: str
     ) -> None:
-        path = damaged(model, tmp_path, kind)
+        path = damaged(tiny, tmp_path, kind)
         silent, talkative = run(bench, path, *quick()), run(bench, path, *quick("-v"))
         assert (silent.code, silent.stdout, silent.stderr, reason in talkative.stderr) == (
             1, "", f"llama_bench: error: failed to load model '{path}'\n", True,
         )  # fmt: skip
 
     def test_a_bad_configuration_ends_the_process_and_keeps_what_was_before(
-        self, bench: Program, model: Path
+        self, bench: Program, tiny: Path
     ) -> None:
-        done = run(bench, model, *quick("-fa", "0", "-ctv", "f16,q8_0,bf16"))
+        done = run(bench, tiny, *quick("-fa", "0", "-ctv", "f16,q8_0,bf16"))
         told = [record["type_v"] for record in done.records]
-        message = f"llama_bench: error: failed to create context with model '{model}'\n"
+        message = f"llama_bench: error: failed to create context with model '{tiny}'\n"
         assert (done.code, told, done.stderr) == (1, ["f16"], message)
 
     def test_quantized_v_without_flash_attention_is_explained_with_v(
-        self, bench: Program, model: Path
+        self, bench: Program, tiny: Path
     ) -> None:
-        done = run(bench, model, *quick("-fa", "0", "-ctv", "q8_0", "-v"))
+        done = run(bench, tiny, *quick("-fa", "0", "-ctv", "q8_0", "-v"))
         assert "quantized V cache requires flash_attn to be enabled" in done.stderr
 
-    def test_no_threads_abort_it(self, bench: Program, model: Path) -> None:
-        done = run(bench, model, "-p", "8", "-n", "0", "-r", "1", "-t", "1,0")
+    def test_no_threads_abort_it(self, bench: Program, tiny: Path) -> None:
+        done = run(bench, tiny, "-p", "8", "-n", "0", "-r", "1", "-t", "1,0")
         said = "GGML_ASSERT(cplan->n_threads > 0) failed" in done.stderr
         assert (done.code, len(done.records), said) == (-signal.SIGABRT, 1, True)
 
-    def test_a_batch_of_nothing_aborts_it(self, bench: Program, model: Path) -> None:
-        done = run(bench, model, *quick("-b", "0"))
+    def test_a_batch_of_nothing_aborts_it(self, bench: Program, tiny: Path) -> None:
+        done = run(bench, tiny, *quick("-b", "0"))
         assert (done.code, "GGML_ASSERT(" in done.stderr) == (-signal.SIGABRT, True)
 
     def test_a_context_that_does_not_fit_is_explained_with_v(
-        self, bench: Program, model: Path
+        self, bench: Program, tiny: Path
     ) -> None:
         limited = Program(
             name="llama-bench",
@@ -291,24 +291,22 @@ class LlamaBenchContract:
             found_by="test",
         )
         arguments = ["-p", "8", "-n", "0", "-r", "1", "-t", "1", "-d", "400000"]
-        silent, talkative = run(limited, model, *arguments), run(limited, model, *arguments, "-v")
-        message = f"llama_bench: error: failed to create context with model '{model}'\n"
+        silent, talkative = run(limited, tiny, *arguments), run(limited, tiny, *arguments, "-v")
+        message = f"llama_bench: error: failed to create context with model '{tiny}'\n"
         assert (silent.code, silent.stderr, "failed to allocate" in talkative.stderr) == (
             1, message, True,
         )  # fmt: skip
 
-    def test_nothing_to_test_is_a_success_without_records(
-        self, bench: Program, model: Path
-    ) -> None:
-        done = run(bench, model, "-p", "0", "-n", "0")
+    def test_nothing_to_test_is_a_success_without_records(self, bench: Program, tiny: Path) -> None:
+        done = run(bench, tiny, "-p", "0", "-n", "0")
         assert (done.code, done.stdout) == (0, "")
 
     @pytest.mark.parametrize("number", [number for number, _ in STOP_LADDER])
     def test_each_signal_of_the_stop_ladder_ends_it_and_leaves_whole_records(
-        self, bench: Program, model: Path, number: signal.Signals
+        self, bench: Program, tiny: Path, number: signal.Signals
     ) -> None:
         endless = "-p 4 -n 0 -pg 4,100000 -t 1 -r 1".split()
-        process = start(bench, "-m", model, "-o", "jsonl", *endless)
+        process = start(bench, "-m", tiny, "-o", "jsonl", *endless)
         assert process.stdout
         first = process.stdout.readline()
         time.sleep(0.05)

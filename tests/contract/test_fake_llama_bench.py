@@ -1,11 +1,8 @@
 """The fake llama-bench keeps the contract of the real one, so that it may be trusted."""
 
-from pathlib import Path
-
 import pytest
 from contract.llama_bench_contract import LlamaBenchContract
 from fakes.benches import fake_bench
-from fakes.tiny import write_tiny
 
 from autotune.llama_cpp.locate import Program
 
@@ -13,13 +10,6 @@ from autotune.llama_cpp.locate import Program
 @pytest.fixture(autouse=True)
 def _steps_that_can_be_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LCM_FAKE_MS", "3 3")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    write_tiny(path)
-    return path
 
 
 class TestFakeLlamaBench(LlamaBenchContract):

@@ -4,16 +4,8 @@ from pathlib import Path
 
 import pytest
 from contract.llama_bench_contract import LlamaBenchContract
-from fakes.tiny import write_tiny
 
 from autotune.llama_cpp.locate import Program
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    write_tiny(path)
-    return path
 
 
 @pytest.mark.llama_cpp

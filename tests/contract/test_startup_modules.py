@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from fakes.tiny import write_tiny
 from lcm_process import run_lcm
 
 # Each takes between a third of the budget and three times of it.
@@ -20,13 +19,6 @@ _IMPORT = re.compile(r"^import time: .*\| +(\S+)$", re.MULTILINE)
 def _modules_loaded(stderr: str) -> set[str]:
     """Give the packages that `-X importtime` saw, whoever imported them."""
     return {name.partition(".")[0] for name in _IMPORT.findall(stderr)}
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    write_tiny(path)
-    return path
 
 
 @pytest.mark.parametrize(
@@ -41,8 +33,8 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=" ".join,
 )
-def test_the_quick_path_loads_nothing_heavy(arguments: Sequence[str], model: Path) -> None:
-    command = [str(model) if word == "MODEL" else word for word in arguments]
+def test_the_quick_path_loads_nothing_heavy(arguments: Sequence[str], tiny: Path) -> None:
+    command = [str(tiny) if word == "MODEL" else word for word in arguments]
 
     done = run_lcm(*command, interpreter_options=["-X", "importtime"])
 
@@ -52,8 +44,8 @@ def test_the_quick_path_loads_nothing_heavy(arguments: Sequence[str], model: Pat
     assert loaded.isdisjoint(HEAVY)
 
 
-def test_recommending_does_not_load_what_starts_or_examines(model: Path) -> None:
-    done = run_lcm("run", "--model", model, "--optimize", interpreter_options=["-X", "importtime"])
+def test_recommending_does_not_load_what_starts_or_examines(tiny: Path) -> None:
+    done = run_lcm("run", "--model", tiny, "--optimize", interpreter_options=["-X", "importtime"])
 
     modules = set(_IMPORT.findall(done.stderr))
     others = {"cli.start", "cli.saved", "cli.diagnosis", "llama_cpp.checkup", "results.profile"}

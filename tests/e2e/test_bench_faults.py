@@ -12,7 +12,6 @@ from pathlib import Path
 import pytest
 from fakes.benches import TOKEN, bench_of, fake_bench, left_behind, marked, outcomes
 from fakes.oracle import rpc_server
-from fakes.tiny import write_tiny
 
 from autotune.errors import LlamaCppUnusable
 from autotune.llama_cpp.bench import Bench, Progress, Result, Run
@@ -28,13 +27,6 @@ PP, TG = BenchTest(n_prompt=16), BenchTest(n_gen=4)
 BAD = 7  # The threads of the trial that shall fail.
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    write_tiny(path)
-    return path
-
-
 @pytest.fixture(autouse=True)
 def token(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Mark what the test starts; afterwards nothing of it may be left."""
@@ -48,10 +40,10 @@ Make = Callable[..., Bench]
 
 
 @pytest.fixture
-def fake(model: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
+def fake(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> Make:
     def make(faults: str = "") -> Bench:
         monkeypatch.setenv("LCM_FAKE", faults if "no-progress" in faults else "")
-        bench = bench_of(fake_bench(), model)
+        bench = bench_of(fake_bench(), tiny)
         monkeypatch.setenv("LCM_FAKE", faults)
         return bench
 
@@ -161,11 +153,11 @@ def test_a_bad_word_in_a_list_is_blamed_on_the_trial_that_has_it(fake: Make) -> 
 
 
 def test_a_model_that_cannot_be_read_is_tried_once_for_all(
-    fake: Make, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake: Make, tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, log = fake(), tmp_path / "log"
     bench.model = tmp_path / "truncated.gguf"
-    bench.model.write_bytes(model.read_bytes()[:1_000_000])
+    bench.model.write_bytes(tiny.read_bytes()[:1_000_000])
     monkeypatch.setenv("LCM_FAKE_LOG", str(log))
     results = outcomes(bench.run(of_threads(1, 2, 3), repetitions=1))
     # The second start is the one that asks why.
@@ -304,12 +296,12 @@ def real_kinds(results: Sequence[tuple[Trial, Outcome]]) -> list[str]:
 
 
 @pytest.mark.llama_cpp
-def test_real_quantized_v_without_flash_attention(real: Program, model: Path) -> None:
+def test_real_quantized_v_without_flash_attention(real: Program, tiny: Path) -> None:
     trials = [
         Trial(Params(n_threads=1, flash_attn=False, type_v=kind), PP)
         for kind in ("f16", "q8_0", "bf16")
     ]
-    results = outcomes(bench_of(real, model).run(trials, repetitions=1))
+    results = outcomes(bench_of(real, tiny).run(trials, repetitions=1))
     assert real_kinds(results) == ["measured", FailureKind.UNSUPPORTED, "measured"]
 
 
@@ -338,23 +330,23 @@ def test_real_model_loses_only_the_trial_that_fails(real: Program, gemma: Path) 
 
 
 @pytest.mark.llama_cpp
-def test_real_on_a_full_disk(real: Program, model: Path) -> None:
+def test_real_on_a_full_disk(real: Program, tiny: Path) -> None:
     """No byte can be written to a file, and none is needed."""
     full = under(real, "ulimit -f 0")
-    assert real_kinds(outcomes(bench_of(full, model).run(of_threads(1, test=PP)))) == ["measured"]
+    assert real_kinds(outcomes(bench_of(full, tiny).run(of_threads(1, test=PP)))) == ["measured"]
 
 
 @pytest.mark.llama_cpp
-def test_real_no_threads(real: Program, model: Path) -> None:
+def test_real_no_threads(real: Program, tiny: Path) -> None:
     trials = of_threads(1, 0, 1, test=PP)
-    results = outcomes(bench_of(real, model).run(trials, repetitions=1))
+    results = outcomes(bench_of(real, tiny).run(trials, repetitions=1))
     assert real_kinds(results) == ["measured", FailureKind.BAD_ARGUMENTS, "measured"]
 
 
 @pytest.mark.llama_cpp
-def test_real_truncated_model(real: Program, model: Path, tmp_path: Path) -> None:
+def test_real_truncated_model(real: Program, tiny: Path, tmp_path: Path) -> None:
     path = tmp_path / "truncated.gguf"
-    path.write_bytes(model.read_bytes()[:1_000_000])
+    path.write_bytes(tiny.read_bytes()[:1_000_000])
     results = outcomes(bench_of(real, path).run(of_threads(1, 1, test=PP), repetitions=1))
     said = [o.message for _, o in results if isinstance(o, Failure)]
     assert (real_kinds(results), ["corrupted" in message for message in said]) == (
@@ -364,10 +356,10 @@ def test_real_truncated_model(real: Program, model: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.llama_cpp
-def test_real_context_too_large_for_the_memory(real: Program, model: Path) -> None:
+def test_real_context_too_large_for_the_memory(real: Program, tiny: Path) -> None:
     tests = [PP, BenchTest(n_prompt=16, n_depth=400_000), TG]
     trials = [Trial(Params(n_threads=1), test) for test in tests]
-    results = outcomes(bench_of(limited(real, 2_000_000), model).run(trials, repetitions=1))
+    results = outcomes(bench_of(limited(real, 2_000_000), tiny).run(trials, repetitions=1))
     named = {str(t.test): o.kind if isinstance(o, Failure) else "measured" for t, o in results}
     assert named == {"pp16": "measured", "pp16 @ d400000": FailureKind.OOM, "tg4": "measured"}
 
@@ -382,13 +374,13 @@ def test_real_context_too_large_for_the_memory(real: Program, model: Path) -> No
     ],
 )
 def test_real_signalled_from_outside(
-    real: Program, model: Path, token: str, number: signal.Signals, kind: FailureKind
+    real: Program, tiny: Path, token: str, number: signal.Signals, kind: FailureKind
 ) -> None:
     long = BenchTest(n_gen=80)
     trials = [Trial(Params(n_threads=1), test) for test in (PP, long)]
     trials.append(Trial(Params(n_threads=1, n_ubatch=64), PP))
     results = []
-    with bench_of(real, model).run(trials, repetitions=3) as run:
+    with bench_of(real, tiny).run(trials, repetitions=3) as run:
         for event in run:
             if isinstance(event, Result):
                 results.append((event.trial, event.outcome))
@@ -400,13 +392,13 @@ def test_real_signalled_from_outside(
 
 @pytest.mark.llama_cpp
 def test_real_device_server_killed_meanwhile(
-    real: Program, model: Path, llama_cpp_dir: Path
+    real: Program, tiny: Path, llama_cpp_dir: Path
 ) -> None:
     trials = [Trial(Params(n_threads=1, n_gpu_layers=99), t) for t in (PP, BenchTest(n_gen=400))]
     results = []
     with (
         rpc_server(llama_cpp_dir / "ggml-rpc-server") as endpoint,
-        bench_of(real, model, "-rpc", endpoint).run(trials, repetitions=5) as run,
+        bench_of(real, tiny, "-rpc", endpoint).run(trials, repetitions=5) as run,
     ):
         for event in run:
             if isinstance(event, Result):
@@ -440,7 +432,7 @@ def address_space_kib(pid: int) -> int:
 
 @pytest.mark.llama_cpp
 def test_real_memory_of_a_device_ends_at_a_number_of_layers(
-    real: Program, model: Path, llama_cpp_dir: Path, tmp_path: Path
+    real: Program, tiny: Path, llama_cpp_dir: Path, tmp_path: Path
 ) -> None:
     program = llama_cpp_dir / "ggml-rpc-server"
     with rpc_server(program) as endpoint:
@@ -452,5 +444,5 @@ def test_real_memory_of_a_device_ends_at_a_number_of_layers(
     server.chmod(0o755)
     trials = [Trial(Params(n_threads=1, n_gpu_layers=layers), PP) for layers in (0, 1, 99)]
     with rpc_server(server) as endpoint:
-        results = outcomes(bench_of(real, model, "-rpc", endpoint).run(trials, repetitions=1))
+        results = outcomes(bench_of(real, tiny, "-rpc", endpoint).run(trials, repetitions=1))
     assert real_kinds(results) == ["measured", "measured", FailureKind.OOM]

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 from fakes.benches import TOKEN, bench_of, fake_bench, left_behind, outcomes
-from fakes.tiny import write_tiny
 from lcm_process import REPOSITORY
 
 from autotune.llama_cpp.grids import Trial
@@ -56,13 +55,6 @@ finally:
 """
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("model") / "tiny.gguf"
-    write_tiny(path)
-    return path
-
-
 def started(log: Path) -> list[int]:
     """Give the processes that the fake has logged."""
     if not log.exists():
@@ -71,12 +63,12 @@ def started(log: Path) -> list[int]:
 
 
 def test_llama_bench_killed_at_random_costs_one_trial_each_time(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     token, log, chance = uuid.uuid4().hex, tmp_path / "log", random.Random(1)  # noqa: S311
     monkeypatch.setenv(TOKEN, token)
     monkeypatch.setenv("LCM_FAKE_MS", "5 4")
-    bench = bench_of(fake_bench(), model)
+    bench = bench_of(fake_bench(), tiny)
     bench.observe = lambda: _kill_soon(log, chance)
     monkeypatch.setenv("LCM_FAKE_LOG", str(log))
     killed = measured = 0
@@ -102,13 +94,13 @@ def _kill_soon(log: Path, chance: random.Random) -> dict[str, float]:
 
 
 def test_the_driver_killed_at_random_leaves_nothing_and_tells_all(
-    model: Path, tmp_path: Path
+    tiny: Path, tmp_path: Path
 ) -> None:
     chance = random.Random(2)  # noqa: S311
     for n in range(DRIVER_KILLS):
         token, log = uuid.uuid4().hex, tmp_path / f"log{n}"
         number = SIGNALS[n % len(SIGNALS)]
-        script = [sys.executable, "-S", "-c", DRIVER, str(model)]
+        script = [sys.executable, "-S", "-c", DRIVER, str(tiny)]
         with subprocess.Popen(
             [*script, str(REPOSITORY), str(REPOSITORY / "tests")],
             env=os.environ | {TOKEN: token, "LCM_FAKE_LOG": str(log), "LCM_FAKE_MS": "2 1"},

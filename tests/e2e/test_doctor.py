@@ -17,7 +17,6 @@ from fakes.programs import (
     WORKS,
     write_program,
 )
-from fakes.tiny import write_tiny
 from jsonschema import Draft202012Validator
 from lcm_process import REPOSITORY, run_lcm
 
@@ -34,13 +33,6 @@ Json = dict[str, Any]
 SCHEMA = json.loads((REPOSITORY / "docs" / "schema.json").read_text(encoding="utf-8"))
 PROGRAMS = ["llama-bench", "llama-cli", "llama-server", "llama-fit-params"]
 GIB = 1 << 30
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
-    write_tiny(path)
-    return path
 
 
 @pytest.fixture
