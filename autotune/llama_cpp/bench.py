@@ -5,140 +5,26 @@ they form the grids that llama-bench knows (`grids`). Records come as they are f
 the process is named as a `Failure` of the one trial that did it; the rest is started again.
 """
 
-import os
-import re
 import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Generator, Iterator, Sequence
 from typing import Self
 
-from autotune.errors import LlamaCppUnusable
-from autotune.llama_cpp import environment, failures, grids
-from autotune.llama_cpp.capabilities import STREAMS_RECORDS_SINCE, Capabilities
-from autotune.llama_cpp.dialect import FLAGS, render
-from autotune.llama_cpp.failures import Reason
-from autotune.llama_cpp.grids import CONTEXT_FIELDS, Grid, Trial
-from autotune.llama_cpp.locate import Program
-from autotune.llama_cpp.patience import Patience, Phase
-from autotune.llama_cpp.plausibility import LEAST_ACTIVE_SHARE, check, implausible
-from autotune.llama_cpp.process import Child, Exit, Line, oom_kills
-from autotune.llama_cpp.records import (
-    BadRecord,
-    Failure,
-    FailureKind,
-    Measurement,
-    Outcome,
-    RunFacts,
-    parse_record,
-)
-
-STDERR_TAIL_LINES = 40  # With -v, llama.cpp says why within the last of them.
-STRAY_LINES = 5  # Of what is on stdout and is no record.
-
-_PROGRESS = re.compile(r"benchmark (\d+)/(\d+): (\w+)(?:.* (\d+)/(\d+))?")
-
-State = Mapping[str, float]
+from autotune.llama_cpp import grids
+from autotune.llama_cpp.bench_setup import BenchSetup
+from autotune.llama_cpp.grid_run import Event, GridRun, Result
+from autotune.llama_cpp.grids import Trial
+from autotune.llama_cpp.records import Failure, FailureKind, RunFacts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Progress:
-    """What llama-bench is doing now."""
-
-    trial: Trial
-    phase: Phase
-    repetition: int  # 1 for the first; 0 outside of repetitions.
-    at: float  # time.monotonic()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
-    """One trial is done."""
-
-    trial: Trial
-    outcome: Outcome
-
-
-Event = Progress | Result
-
-
-@dataclass(kw_only=True)
-class Bench:
-    """One llama-bench and one model.
-
-    `observe` is called before and after each record for the machine's state; it must be quick,
-    since the next test is already running by then.
-    """
-
-    program: Program
-    capabilities: Capabilities
-    model: Path
-    patience: Patience = field(default_factory=Patience)
-    observe: Callable[[], State] = dict
-    extra_arguments: tuple[str, ...] = ()  # Such as --rpc HOST:PORT.
-    active_share: float = LEAST_ACTIVE_SHARE  # Of the weights, for one token; 1 without experts.
-
-    def __post_init__(self) -> None:
-        if not self.capabilities.streams_records:
-            raise LlamaCppUnusable(
-                f"{' '.join(self.program.command)} has no `-o jsonl`: a crash would lose results",
-                hint=STREAMS_RECORDS_SINCE,
-            )
-        if "," in str(self.model):
-            raise LlamaCppUnusable(
-                f"llama-bench reads the comma in {self.model} as the end of a path",
-                hint="rename the file or link it under another name",
-            )
+class Bench(BenchSetup):
+    """One llama-bench and one model, ready to measure."""
 
     def run(self, trials: Sequence[Trial], *, repetitions: int = 5) -> "Run":
         """Measure every trial once; use it in a `with`, so that leaving stops llama-bench."""
         if repetitions < 1:
             raise ValueError("a measurement takes at least one repetition")
         return Run(self, trials, repetitions)
-
-    def arguments(self, grid: Grid, repetitions: int) -> list[str]:
-        """The argument list, without the program, that runs a grid."""
-        rendered = render(grid.model_params, "bench", self.capabilities)
-        arguments = ["-m", str(self.model), *self.extra_arguments, *rendered.arguments]
-        for name, values in zip(CONTEXT_FIELDS, grid.axes, strict=True):
-            if values != (None,):
-                arguments += [self._flag(name), ",".join(map(_spelled, values))]
-        prompts = [str(p) for p, n in grid.tests if p and not n]
-        generations = [str(n) for p, n in grid.tests if n and not p]
-        arguments += ["-p", ",".join(prompts) or "0", "-n", ",".join(generations) or "0"]
-        for n_prompt, n_gen in grid.tests:
-            if n_prompt and n_gen:
-                arguments += ["-pg", f"{n_prompt},{n_gen}"]
-        if grid.depths != (0,):
-            arguments += ["-d", ",".join(map(str, grid.depths))]
-        arguments += ["-r", str(repetitions), "-o", "jsonl"]
-        return arguments + (["--progress"] if self.capabilities.has("--progress") else [])
-
-    def inexpressible(self, trial: Trial) -> str | None:
-        """What of a trial this llama-bench has no words for; it must not be measured without it."""
-        missing = list(render(trial.params, "bench", self.capabilities).unsupported)
-        test = trial.test
-        for flag, needed in (("-d", test.n_depth > 0), ("-pg", test.n_prompt and test.n_gen)):
-            if needed and not self.capabilities.has(flag):
-                missing.append(f"{test}: llama-bench has no {flag}")
-        return "; ".join(missing) or None
-
-    def model_bytes(self) -> int:
-        """The size of the model's files; 0 where it cannot be read, as llama-bench will say."""
-        parts = re.search(r"-00001-of-(\d{5})\.gguf$", self.model.name)
-        try:
-            return self.model.stat().st_size * (int(parts[1]) if parts else 1)
-        except OSError:
-            return 0
-
-    def _flag(self, name: str) -> str:
-        short, long = FLAGS[name]
-        return short if self.capabilities.has(short) else long
-
-
-def _spelled(value: object) -> str:
-    return str(int(value)) if isinstance(value, bool) else str(value)
 
 
 class Run(Iterator[Event]):
@@ -152,7 +38,7 @@ class Run(Iterator[Event]):
     def __init__(self, bench: Bench, trials: Sequence[Trial], repetitions: int) -> None:
         self._bench = bench
         self._repetitions = repetitions
-        self._process: _Process | None = None
+        self._process: GridRun | None = None
         self._of_process: Generator[Event] | None = None
         self._stopped = False
         self._events = self._all(trials)
@@ -190,9 +76,7 @@ class Run(Iterator[Event]):
                 yield _never_run(trial, problem)
         waiting = deque(grids.split(speakable))
         while waiting and not self._stopped:
-            self._process = _Process(
-                self._bench, waiting.popleft(), self._repetitions, self.rescued
-            )
+            self._process = GridRun(self._bench, waiting.popleft(), self._repetitions, self.rescued)
             self._of_process = self._process.events()
             yield from self._of_process
             waiting.extendleft(reversed(self._process.again))
@@ -210,258 +94,3 @@ def _never_run(trial: Trial, problem: str) -> Result:
         run=RunFacts(argv=(), removed_environment={}, started_at=now, ended_at=now, load_s=None),
     )
     return Result(trial=trial, outcome=failure)
-
-
-class _Process:
-    """One llama-bench process over one grid, up to its first failure."""
-
-    def __init__(self, bench: Bench, grid: Grid, repetitions: int, rescued: list[Result]) -> None:
-        self.again: list[Grid] = []  # What is still to be measured when this one has ended.
-        self._bench = bench
-        self._expected = grid.trials()
-        self._repetitions = repetitions
-        self._rescued = rescued
-        self._argv = [*bench.program.command, *bench.arguments(grid, repetitions)]
-        self._child = Child(self._argv)
-        self._clock = bench.patience.clock(
-            self._expected,
-            repetitions,
-            model_bytes=bench.model_bytes(),
-            talks=bench.capabilities.has("--progress"),
-        )
-        self._n_done = 0
-        self._stopped = self._over = False
-        self._test_seen = False  # Its arguments were understood: a test has been started.
-        self._test_since = time.monotonic()
-        self._stderr: deque[str] = deque(maxlen=STDERR_TAIL_LINES)  # Of this test alone.
-        self._strays: deque[str] = deque(maxlen=STRAY_LINES)
-        self._load_s: float | None = None
-        self._before: State = {}
-        # An interrupt may come between counting a record and telling of it.
-        self._counted: Line | None = None
-        self._untold: Result | None = None
-
-    def stop(self) -> None:
-        """End it; what it has finished can still be read."""
-        self._stopped = True
-        self._child.stop()
-
-    def events(self) -> Generator[Event]:
-        """Everything that happens."""
-        killed_before = oom_kills()
-        self._before = self._bench.observe()
-        try:
-            with self._child as child:
-                while not self._over:
-                    event = child.next_event(self._clock.left())
-                    if isinstance(event, Exit):
-                        yield from self._ended(event.code, for_memory=oom_kills() > killed_before)
-                    elif event is None or self._clock.is_over(event.at):
-                        yield from self._waited_too_long(event)
-                    else:
-                        yield from self._read(event)
-        except (GeneratorExit, KeyboardInterrupt, SystemExit):
-            self._rescue()
-            raise
-
-    def _rescue(self) -> None:
-        """Keep what was finished when an interrupt came; the program is stopped by now."""
-        if self._untold:
-            self._rescued.append(self._untold)
-        line = self._child.in_hand
-        if line is None or line is self._counted:
-            line = self._child.next_event(0)
-        while not self._over and isinstance(line, Line):
-            for event in self._read(line):
-                if isinstance(event, Result) and isinstance(event.outcome, Measurement):
-                    self._rescued.append(event)
-            line = self._child.next_event(0)
-
-    def _read(self, line: Line) -> Iterator[Event]:
-        if line.stream == "stdout":
-            yield from self._printed(line)
-            return
-        match = _PROGRESS.search(line.text)
-        if match:
-            yield from self._progressed(match, line)
-        else:
-            self._stderr.append(line.text)
-
-    def _progressed(self, match: re.Match[str], line: Line) -> Iterator[Event]:
-        index, total = int(match[1]) - 1, int(match[2])
-        if total != len(self._expected) or not 0 <= index < total:
-            what = f"it runs {total} tests where {len(self._expected)} were asked for"
-            yield from self._failed(Reason(FailureKind.BAD_OUTPUT, what), None)
-            return
-        self._test_seen = True
-        phase = _PHASES.get(match[3], Phase.RUN)
-        if phase is Phase.LOAD:
-            self._stderr.clear()  # What was said of other tests was survived.
-            self._test_since = line.at
-        elif self._load_s is None:
-            self._load_s = self._clock.since_start(line.at)
-        self._clock.enter(phase, index, line.at, self._child.cpu_seconds())
-        repetition = int(match[4]) if phase is Phase.RUN and match[4] else 0
-        yield Progress(trial=self._expected[index], phase=phase, repetition=repetition, at=line.at)
-
-    def _printed(self, line: Line) -> Iterator[Event]:
-        if not line.whole or not line.text.startswith("{"):
-            # Half a record, a usage text, a debugger's backtrace.
-            self._strays.append(line.text[:200])
-            return
-        if self._n_done == len(self._expected):
-            self._over = True  # It goes on, though all that was asked for is measured.
-            return
-        trial = self._expected[self._n_done]
-        try:
-            record = parse_record(line.text)
-            check(record, trial, self._repetitions)
-        except BadRecord as problem:
-            yield from self._failed(Reason(FailureKind.BAD_OUTPUT, str(problem)), None)
-            return
-        run = self._facts(line.at)
-        measurement = Measurement(
-            params=trial.params,
-            test=trial.test,
-            samples_ns=record.samples_ns,
-            build_commit=record.build_commit,
-            build_number=record.build_number,
-            run=run,
-            record=record.raw,
-        )
-        impossible = implausible(
-            measurement, line.at - self._test_since, active_share=self._bench.active_share
-        )
-        if impossible:
-            yield from self._failed(Reason(FailureKind.IMPLAUSIBLE, impossible), None)
-            return
-        self._before, self._test_since = run.after, line.at
-        self._clock.advance(self._n_done + 1, line.at, self._child.cpu_seconds())
-        result = Result(trial=trial, outcome=measurement)
-        self._n_done, self._counted, self._untold = self._n_done + 1, line, result
-        yield result
-        self._untold = None
-
-    def _waited_too_long(self, line: Line | None) -> Iterator[Event]:
-        idle = line is None and self._clock.was_idle(self._child.cpu_seconds())
-        reason = Reason(
-            FailureKind.HANG if idle else FailureKind.TIMEOUT,
-            self._clock.explained() + ("; it did not work either" if idle else ""),
-        )
-        n_done = self._n_done
-        self._child.stop()
-        # What it finished at this very moment counts.
-        event: Line | Exit | None = line or self._child.next_event(0)
-        while not self._over and isinstance(event, Line):
-            yield from self._read(event)
-            event = self._child.next_event(0)
-        if self._over:
-            return
-        if self._n_done == n_done < len(self._expected):
-            yield from self._failed(reason, None)
-        else:
-            self._leave(self._expected[self._n_done :])
-
-    def _ended(self, code: int, *, for_memory: bool) -> Iterator[Event]:
-        if self._stopped or self._n_done == len(self._expected):
-            self._over = True  # If it fell over on leaving, all was measured by then.
-            return
-        stderr = tuple(self._stderr)
-        if code == 0:
-            what = f"it ended with {self._n_done} of {len(self._expected)} records"
-            if self._strays:
-                what += f", and printed {self._strays[0]!r}"
-            reason = Reason(FailureKind.BAD_OUTPUT, what)
-        else:
-            reason = failures.classify(code, stderr, killed_for_memory=for_memory)
-            if failures.is_silent(code, stderr) and not self._is_of_all(reason):
-                reason = self._asked_again() or reason
-        if not self._stopped:  # While it was asked.
-            yield from self._failed(reason, code)
-        self._over = True
-
-    def _asked_again(self) -> Reason | None:
-        """Run the failed trial alone and talkative, for the reason alone."""
-        (alone,) = grids.split([self._expected[self._n_done]])
-        arguments = [*self._bench.arguments(alone, 1), "-v"]
-        if self._bench.capabilities.has("--no-warmup"):
-            arguments.append("--no-warmup")
-        said: deque[str] = deque(maxlen=STDERR_TAIL_LINES)
-        self._child = Child([*self._bench.program.command, *arguments])
-        deadline = time.monotonic() + self._bench.patience.retry_s
-        with self._child as child:
-            while (event := child.next_event(deadline - time.monotonic())) is not None:
-                if isinstance(event, Exit):
-                    if event.code == 0:
-                        return None
-                    self._stderr = said
-                    return failures.classify(event.code, tuple(said))
-                if event.stream == "stderr" and not _PROGRESS.search(event.text):
-                    said.append(event.text)
-        return None
-
-    def _failed(self, reason: Reason, code: int | None) -> Iterator[Result]:
-        """The trial that is next has failed; those after it are to be run again."""
-        left = self._expected[self._n_done :]
-        if self._is_of_all(reason):
-            # Any one of them may have the word that it stumbled over.
-            middle = len(left) // 2
-            self._leave(left[:middle], left[middle:])
-            return
-        talks = self._bench.capabilities.has("--progress")
-        never_started = code is None and talks and not self._test_seen
-        n_failed = len(left) if reason.of_model or never_started else 1
-        self._leave(left[n_failed:])
-        run = self._facts(time.monotonic())
-        for trial in left[:n_failed]:
-            failure = Failure(
-                kind=reason.kind,
-                message=reason.message,
-                params=trial.params,
-                test=trial.test,
-                exit_code=code,
-                stderr_tail=tuple(self._stderr),
-                run=run,
-            )
-            yield Result(trial=trial, outcome=failure)
-
-    def _is_of_all(self, reason: Reason) -> bool:
-        """It failed before a test of several was started: which of them is to blame is unknown."""
-        several = self._n_done == 0 and len(self._expected) > 1
-        return several and not self._test_seen and reason.kind in _OF_A_WORD
-
-    def _leave(self, *groups: Sequence[Trial]) -> None:
-        """End here, and let these groups be measured by other processes."""
-        self._over = True
-        self.again = [grid for group in groups for grid in grids.split(group)]
-
-    def _facts(self, at: float) -> RunFacts:
-        now, epoch = time.monotonic(), time.time()
-        return RunFacts(
-            argv=tuple(self._argv),
-            removed_environment=environment.removed(os.environ),
-            started_at=epoch - (now - self._test_since),
-            ended_at=epoch - (now - at),
-            load_s=self._load_s,
-            before=self._before,
-            after=self._bench.observe(),
-        )
-
-
-_PHASES = {
-    "starting": Phase.LOAD,
-    "warmup": Phase.WARMUP,
-    "depth": Phase.DEPTH,
-    "prompt": Phase.RUN,
-    "generation": Phase.RUN,
-}
-
-# How a program ends that was given something that it does not know.
-_OF_A_WORD = frozenset(
-    {
-        FailureKind.BAD_ARGUMENTS,
-        FailureKind.BAD_OUTPUT,
-        FailureKind.CRASH,
-        FailureKind.UNSUPPORTED,
-    }
-)

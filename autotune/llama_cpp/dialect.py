@@ -71,6 +71,12 @@ def render(params: Params, target: Target, capabilities: Capabilities | None = N
     return Rendered(arguments=tuple(renderer.arguments), unsupported=tuple(renderer.unsupported))
 
 
+def listed(name: str, values: Sequence[Any], capabilities: Capabilities) -> tuple[str, str]:
+    """A flag of llama-bench with a list of values, of which it runs each."""
+    renderer = _Renderer("bench", capabilities)
+    return renderer.flag(name), ",".join(renderer.text(name, value) for value in values)
+
+
 class _Renderer:
     """Collects arguments, and what cannot be said."""
 
@@ -92,16 +98,16 @@ class _Renderer:
             self._plain(name, value)
 
     def _plain(self, name: str, value: Any) -> None:  # noqa: ANN401
-        flag = self._flag(name)
+        flag = self.flag(name)
         if not self._has(flag):
             self._cannot(name, value, f"has no {flag}")
         elif isinstance(value, bool) and self._target != "bench":
             if value:
                 self.arguments.append(flag)
         else:
-            self.arguments += [flag, self._text(name, value)]
+            self.arguments += [flag, self.text(name, value)]
 
-    def _text(self, name: str, value: Any) -> str:  # noqa: ANN401
+    def text(self, name: str, value: Any) -> str:  # noqa: ANN401
         """The value as this program separates and spells it."""
         bench = self._target == "bench"
         if isinstance(value, bool):
@@ -115,7 +121,7 @@ class _Renderer:
         return str(value)
 
     def _flash_attn(self, value: bool | Literal["auto"]) -> None:  # noqa: FBT001 - a field's value
-        flag = self._flag("flash_attn")
+        flag = self.flag("flash_attn")
         by_word = self._capabilities is None or "on" in self._choices("flash_attn")
         if not self._has(flag):
             if value:  # Without the flag there is no flash attention to switch off.
@@ -131,7 +137,7 @@ class _Renderer:
             self.arguments.append(flag)  # A switch, until it took a value.
 
     def _load_mode(self, value: str) -> None:
-        flag = self._flag("load_mode")
+        flag = self.flag("load_mode")
         choices = self._choices("load_mode")
         if self._has(flag) and (not choices or value in choices):
             self.arguments += [flag, value]
@@ -145,7 +151,7 @@ class _Renderer:
             self.arguments += spelled
 
     def _repack(self, value: bool) -> None:  # noqa: FBT001 - a field's value
-        flag = self._flag("repack")
+        flag = self.flag("repack")
         if self._target == "bench":
             self._plain("repack", value)
         elif not value:
@@ -154,7 +160,7 @@ class _Renderer:
             else:
                 self._cannot("repack", value, f"has no {flag}")
 
-    def _flag(self, name: str) -> str:
+    def flag(self, name: str) -> str:
         short, long = FLAGS[name]
         if self._target != "bench":
             return long
@@ -165,7 +171,7 @@ class _Renderer:
         return self._capabilities is None or self._capabilities.has(flag)
 
     def _choices(self, name: str) -> Sequence[str]:
-        return () if self._capabilities is None else self._capabilities.choices(self._flag(name))
+        return () if self._capabilities is None else self._capabilities.choices(self.flag(name))
 
     def _cannot(self, name: str, value: object, why: str) -> None:
         self.unsupported.append(f"{name}={value}: llama-{self._target} {why}")

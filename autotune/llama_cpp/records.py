@@ -53,6 +53,9 @@ class FailureKind(StrEnum):
     INTERRUPTED = "interrupted"
 
 
+State = Mapping[str, float]  # Of the machine; what stands in it is the caller's.
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFacts:
     """What is known of the process that a record or failure comes from."""
@@ -62,8 +65,8 @@ class RunFacts:
     started_at: float  # Seconds since the epoch.
     ended_at: float
     load_s: float | None  # From the start to the first warm-up; None where it was not seen.
-    before: Mapping[str, float] = field(default_factory=dict)  # The machine's state; the caller's.
-    after: Mapping[str, float] = field(default_factory=dict)
+    before: State = field(default_factory=dict)
+    after: State = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,8 +14,9 @@ from fakes.benches import TOKEN, bench_of, fake_bench, left_behind, marked, outc
 from fakes.oracle import rpc_server
 
 from autotune.errors import LlamaCppUnusable
-from autotune.llama_cpp.bench import Bench, Progress, Result, Run
+from autotune.llama_cpp.bench import Bench, Run
 from autotune.llama_cpp.capabilities import Capabilities
+from autotune.llama_cpp.grid_run import Progress, Result
 from autotune.llama_cpp.grids import Trial
 from autotune.llama_cpp.locate import Program
 from autotune.llama_cpp.patience import Phase

@@ -30,7 +30,7 @@ sys.path[:0] = sys.argv[2:]
 import signal
 from pathlib import Path
 from fakes.benches import bench_of, fake_bench
-from autotune.llama_cpp.bench import Result
+from autotune.llama_cpp.grid_run import Result
 from autotune.llama_cpp.grids import Trial
 from autotune.llama_cpp.records import Measurement, Test
 from autotune.params import Params

@@ -7,8 +7,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from autotune.llama_cpp.bench import Bench, Result, Run
+from autotune.llama_cpp.bench import Bench, Run
 from autotune.llama_cpp.capabilities import ask
+from autotune.llama_cpp.grid_run import Result
 from autotune.llama_cpp.grids import Trial
 from autotune.llama_cpp.locate import Program
 from autotune.llama_cpp.patience import Patience
