@@ -8,18 +8,21 @@ import subprocess
 import sys
 import time
 import uuid
+from collections import Counter
 from pathlib import Path
 
 import pytest
-from fakes.benches import TOKEN, bench_of, fake_bench, left_behind, outcomes
+from fakes.benches import TOKEN, bench_of, fake_bench, left_behind, marked, outcomes
 from lcm_process import REPOSITORY
 
+from autotune.llama_cpp.grid_run import Result
 from autotune.llama_cpp.grids import Trial
-from autotune.llama_cpp.records import Measurement
+from autotune.llama_cpp.locate import Program
+from autotune.llama_cpp.records import Failure, FailureKind, Measurement
 from autotune.llama_cpp.records import Test as BenchTest
 from autotune.params import Params
 
-CHILD_KILLS, DRIVER_KILLS = 110, 90
+CHILD_KILLS, DRIVER_KILLS, REAL_KILLS = 110, 90, 200
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
 TRIALS = [Trial(Params(n_threads=n), BenchTest(n_gen=4)) for n in range(1, 9)]
 
@@ -80,6 +83,36 @@ def test_llama_bench_killed_at_random_costs_one_trial_each_time(
         measured = sum(isinstance(outcome, Measurement) for _, outcome in results)
         assert measured >= flushed
         killed += len(results) - measured
+    assert left_behind(token) == []
+
+
+@pytest.mark.llama_cpp
+def test_the_real_one_killed_at_random_leaves_nothing_and_each_trial_has_its_outcome(
+    llama_cpp_dir: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    token, chance = uuid.uuid4().hex, random.Random(3)  # noqa: S311
+    monkeypatch.setenv(TOKEN, token)
+    command = (str(llama_cpp_dir / "llama-bench"),)
+    bench = bench_of(Program(name="llama-bench", command=command, found_by="tests"), tiny)
+    trials = [Trial(Params(n_threads=1, n_ubatch=32 * n), BenchTest(n_gen=12)) for n in range(1, 9)]
+    killed = measured = 0
+    while killed < REAL_KILLS:
+        told = []
+        with bench.run(trials, repetitions=1) as run:
+            for event in run:
+                if isinstance(event, Result):
+                    told.append(event)
+                elif chance.random() < 0.3:
+                    time.sleep(chance.random() * 0.03)
+                    for pid in marked(token):
+                        with contextlib.suppress(ProcessLookupError):
+                            os.kill(pid, chance.choice(SIGNALS))
+        assert Counter(event.trial for event in told) == Counter(trials)
+        kinds = [event.outcome.kind for event in told if isinstance(event.outcome, Failure)]
+        assert set(kinds) <= {FailureKind.CRASH, FailureKind.INTERRUPTED}
+        killed += len(kinds)
+        measured += len(told) - len(kinds)
+    assert measured > 0
     assert left_behind(token) == []
 
 
