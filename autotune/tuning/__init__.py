@@ -1,0 +1,1 @@
+"""Finds the fastest parameters for a workload by measuring."""

@@ -1,0 +1,100 @@
+"""What is known so far: how long each part of a request takes, and what has failed."""
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Callable
+
+from autotune.llama_cpp.records import FailureKind
+from autotune.params import Params
+from autotune.tuning.objective import Objective, Part
+from autotune.tuning.stats import robust_sd
+from autotune.tuning.visits import Reading
+
+# Of a single test on an idle machine, before two of the same have been seen.
+_NOISE_AT_FIRST = 0.02
+# What has failed for these would fail again; a hang or a crash may be an accident, once.
+_FOR_GOOD = frozenset({FailureKind.OOM, FailureKind.UNSUPPORTED, FailureKind.BAD_ARGUMENTS})
+
+
+class Knowledge:
+    """Adds readings up; a disturbed one counts only where there is no other."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.objective = objective
+        self.readings: list[Reading] = []
+        self._clean: dict[tuple[Part, Params], list[float]] = defaultdict(list)
+        self._disturbed: dict[tuple[Part, Params], list[float]] = defaultdict(list)
+        self._failures: dict[tuple[Part, Params], list[FailureKind]] = defaultdict(list)
+
+    def add(self, reading: Reading) -> None:
+        """Learn from a visit."""
+        self.readings.append(reading)
+        where = self._disturbed if reading.disturbed else self._clean
+        for part in reading.visit.parts:
+            key = part, self.objective.key(reading.visit.params, part)
+            measured = reading.measured(part)
+            if measured:
+                where[key].append(self.objective.part_seconds(part, measured.samples_ns))
+            elif part in reading.outcomes and reading.failure:
+                self._failures[key].append(reading.failure.kind)
+
+    def forget(self, unwanted: Callable[[Reading], bool]) -> None:
+        """Count some readings as disturbed: the machine was not itself when they were made."""
+        readings, self.readings = self.readings, []
+        for where in (self._clean, self._disturbed, self._failures):
+            where.clear()
+        for reading in readings:
+            if unwanted(reading) and not reading.disturbed:
+                self._mark(reading)
+            self.add(reading)
+
+    def _mark(self, reading: Reading) -> None:
+        for part in reading.visit.parts:
+            measured = reading.measured(part)
+            if measured:
+                key = part, self.objective.key(reading.visit.params, part)
+                seconds = self.objective.part_seconds(part, measured.samples_ns)
+                self._disturbed[key].append(seconds)
+
+    def part_seconds(self, params: Params, part: Part) -> float | None:
+        """The seconds of a part of a request, or None where it was not measured."""
+        key = part, self.objective.key(params, part)
+        known = self._clean.get(key) or self._disturbed.get(key)
+        return statistics.median(known) if known else None
+
+    def seconds(self, params: Params) -> float | None:
+        """The seconds of a request, or None where a part was not measured."""
+        total = 0.0
+        for part in self.objective.parts:
+            seconds = self.part_seconds(params, part)
+            if seconds is None:
+                return None
+            total += seconds
+        return total
+
+    def times_measured(self, params: Params) -> int:
+        """How many clean readings there are of the part that has the fewest."""
+        keys = [(part, self.objective.key(params, part)) for part in self.objective.parts]
+        return min(len(self._clean.get(key, ())) for key in keys)
+
+    def has_failed(self, params: Params) -> bool:
+        """It failed for good, or twice."""
+        for part in self.objective.parts:
+            kinds = self._failures.get((part, self.objective.key(params, part)), [])
+            if len(kinds) > 1 or any(kind in _FOR_GOOD for kind in kinds):
+                return True
+        return False
+
+    def noise(self) -> float:
+        """The spread of one test against another of the same, as a standard deviation of logs."""
+        deviations = [
+            math.log(seconds) - math.log(statistics.median(known))
+            for known in self._clean.values()
+            if len(known) > 1
+            for seconds in known
+        ]
+        if len(deviations) < 6:  # noqa: PLR2004 - three pairs
+            return _NOISE_AT_FIRST
+        # Deviations from the middle of two are smaller than those from the truth by sqrt(2).
+        return max(robust_sd(deviations) * math.sqrt(2), 0.003)

@@ -1,0 +1,321 @@
+"""Where visits are measured: one after the other, in the open, within the time there is.
+
+Every visit is a trial of the study before it starts, and is kept there when it ends. A resumed
+study is worked through again from its beginning: what it has measured is answered from the record,
+until the record ends and llama-bench takes over. So nothing is measured twice, and there is no
+other state that could be lost.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from autotune.errors import AutotuneError
+from autotune.llama_cpp.grid_run import Progress
+from autotune.llama_cpp.records import Failure, FailureKind, Measurement, Outcome, State
+from autotune.tuning import events
+from autotune.tuning.clock import Clock
+from autotune.tuning.costs import Costs
+from autotune.tuning.disturbance import disturbance, quiet
+from autotune.tuning.job import Bench, Job, Lost
+from autotune.tuning.knowledge import Knowledge
+from autotune.tuning.memory import Memory
+from autotune.tuning.objective import Part
+from autotune.tuning.study import Study, Ticket
+from autotune.tuning.visits import DECIDING, Kind, Reading, Visit
+
+# A disturbed visit is measured again at most so often; then what there is has to do.
+MOST_AGAIN = 2
+# So long is waited for a quiet machine at one time, and so much of the budget in all.
+MOST_WAIT_S, MOST_WAIT_SHARE = 60.0, 0.15
+_LOOK_EVERY_S = 1.0
+# The same failure so often in a row is not the fault of a configuration.
+_BREAKER = 3
+# How far a run may go beyond the time that it was predicted to end in: the budget is kept to 5 %.
+_GRACE_S, _GRACE_SHARE = 5.0, 0.02
+
+
+class TimeIsUp(Exception):
+    """There is no time for what was asked, or the user has had enough."""
+
+
+class CouldNotMeasure(AutotuneError):
+    """llama-bench gave no measurement that an answer could rest on."""
+
+    exit_code = 4
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """How much may be measured. None: no limit."""
+
+    budget_s: float | None = None
+    trials: int | None = None  # Visits of the search; the verification comes on top.
+
+
+class Lab:
+    """Measures visits, and remembers."""
+
+    def __init__(
+        self,
+        *,
+        bench: Bench,
+        study: Study,
+        knowledge: Knowledge,
+        memory: Memory,
+        clock: Clock,
+        limits: Limits,
+        n_cpus: int,
+        observe: Callable[[], State],
+        tell: Callable[[events.Event], None],
+    ) -> None:
+        self.knowledge = knowledge
+        self.memory = memory
+        self.costs = Costs(knowledge)
+        self.limits = limits
+        self.tell = tell
+        self.reserved_s = 0.0  # Seconds that are kept for what comes after the search.
+        self.failures: dict[FailureKind, int] = {}
+        self.waited_s = 0.0
+        self._bench = bench
+        self._study = study
+        self._clock = clock
+        self._n_cpus = n_cpus
+        self._observe = observe
+        self._kept = [r for r in study.readings() if r.visit.source != INTERRUPTED]
+        spent_s = max((r.elapsed_s for r in study.readings()), default=0.0)
+        self._began = clock.now() - spent_s
+        self._replayed_s = 0.0
+        self._in_a_row: list[Failure] = []
+        self._job: Job | None = None
+        self._hurried = False
+        self._hurry_ends_s = math.inf
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds that the study has taken, all its sessions together."""
+        return self._replayed_s if self._kept else self._clock.now() - self._began
+
+    @property
+    def hurried(self) -> bool:
+        """The user has asked for an end."""
+        return self._hurried
+
+    def hurry(self, seconds: float) -> None:
+        """End what is running; what follows has so many seconds. Safe in a signal handler."""
+        self._hurry_ends_s = self.elapsed_s + seconds
+        self._hurried = True
+        if self._job:
+            self._job.stop()
+
+    def left_s(self) -> float:
+        """Seconds for measuring, less what is reserved."""
+        if self._hurried:
+            return self._hurry_ends_s - self.elapsed_s
+        if self.limits.budget_s is None:
+            return math.inf
+        return self.limits.budget_s - self.reserved_s - self.elapsed_s
+
+    def least_repetitions(self) -> int:
+        """Of a test on a GPU that is over at once, the first repetition does not count."""
+        objective = self.knowledge.objective
+        known = [
+            m for r in self.knowledge.readings[:1] for p in objective.parts if (m := r.measured(p))
+        ]
+        short = any(min(m.samples_ns) < 1e9 for m in known)  # noqa: PLR2004 - a second
+        return 3 if short and not objective.first_counts else 1
+
+    def cost_s(self, visits: Sequence[Visit], *, repetitions: int = 1) -> float:
+        """Seconds that some visits will take, in as few loads as they take."""
+        objective = self.knowledge.objective
+        trials = [objective.trial(v.params, part) for v in visits for part in v.parts]
+        return self.costs.of(trials, repetitions)
+
+    def visit(
+        self, visits: Sequence[Visit], *, repetitions: int = 1, lost: Lost | None = None
+    ) -> list[Reading]:
+        """Measure configurations, those that share a load in one run of llama-bench.
+
+        Args:
+            visits: what to measure, in the order that is wanted within a load.
+            repetitions: of every test.
+            lost: whether a visit has lost by one of its parts: the other is then not measured.
+
+        Returns:
+            The reading of each; where it was disturbed, that of its last repetition.
+
+        Raises:
+            TimeIsUp: it would not be, or was not, finished in time.
+            CouldNotMeasure: everything fails in the same way.
+        """
+        readings = self._once(visits, repetitions, lost)
+        for _ in range(MOST_AGAIN):
+            again = [i for i, reading in enumerate(readings) if reading.disturbed]
+            if not again or self._hurried:
+                break
+            self._wait_for_quiet(readings[again[0]].disturbed)
+            fresh = self._once([visits[i] for i in again], repetitions, lost)
+            for i, reading in zip(again, fresh, strict=True):
+                readings[i] = reading
+        return readings
+
+    def _once(self, visits: Sequence[Visit], repetitions: int, lost: Lost | None) -> list[Reading]:
+        readings = self._from_the_record(visits)
+        rest = [visit for visit, reading in zip(visits, readings, strict=True) if not reading]
+        if rest:
+            fresh = iter(self._measured(rest, repetitions, lost))
+            readings = [reading or next(fresh) for reading in readings]
+        done = [reading for reading in readings if reading]
+        if len(done) < len(visits):
+            raise TimeIsUp
+        return done
+
+    def _measured(
+        self, visits: Sequence[Visit], repetitions: int, lost: Lost | None
+    ) -> list[Reading | None]:
+        self._check_time(visits, repetitions)
+        self._job = Job(
+            visits,
+            bench=self._bench,
+            desk=self,
+            clock=self._clock,
+            objective=self.knowledge.objective,
+            costs=self.costs,
+            repetitions=repetitions,
+            lost=lost,
+        )
+        try:
+            return self._job.measure(self._limit_s())
+        finally:
+            self._job = None
+
+    def _limit_s(self) -> float | None:
+        left_s = self.left_s()
+        if math.isinf(left_s):
+            return None
+        grace_s = (
+            0.0 if self._hurried else max(_GRACE_S, _GRACE_SHARE * (self.limits.budget_s or 0))
+        )
+        return left_s + grace_s
+
+    def _check_time(self, visits: Sequence[Visit], repetitions: int) -> None:
+        kind = visits[0].kind
+        if kind is Kind.BASELINE and not self._hurried:
+            return  # Without it there is no answer at all.
+        if self._hurried and kind not in DECIDING:
+            raise TimeIsUp
+        searched = sum(r.visit.kind not in DECIDING for r in self.knowledge.readings)
+        most = self.limits.trials
+        if most is not None and kind not in DECIDING and searched + len(visits) > most:
+            raise TimeIsUp
+        if self.cost_s(visits, repetitions=repetitions) > self.left_s():
+            raise TimeIsUp
+
+    def _from_the_record(self, visits: Sequence[Visit]) -> list[Reading | None]:
+        """What a resumed study has measured of these already."""
+        readings: list[Reading | None] = []
+        for visit in visits:
+            match = next((r for r in self._kept if r.visit == visit), None)
+            readings.append(match)
+            if match:
+                self._replayed_s = match.elapsed_s
+                self._kept.remove(match)
+                self._learn(match, replayed=True)
+        if self._kept and None in readings:
+            if self._kept[0].visit.kind in DECIDING and visits[0].kind not in DECIDING:
+                raise TimeIsUp  # It was, then.
+            # The search goes another way than it did: what was measured is known all the same.
+            for reading in self._kept:
+                self._learn(reading, replayed=True)
+            self._kept.clear()
+        return readings
+
+    def begin(self, visit: Visit) -> Ticket:
+        """Note in the study that a visit is being measured."""
+        return self._study.begin(visit)
+
+    def show(self, visit: Visit, part: Part, progress: Progress) -> None:
+        """Tell how far a test is."""
+        self.tell(
+            events.Measuring(
+                visit=visit, part=part, phase=progress.phase, repetition=progress.repetition
+            )
+        )
+
+    def finish(self, ticket: object, visit: Visit, outcomes: dict[Part, Outcome]) -> Reading:
+        """Keep what came of a visit."""
+        if not isinstance(ticket, Ticket):
+            raise TypeError("a ticket is what `begin` gave")
+        reading = Reading(
+            visit=visit,
+            outcomes=dict(outcomes),
+            disturbed=self._disturbed(outcomes),
+            elapsed_s=self.elapsed_s,
+            number=ticket.number,
+        )
+        self.knowledge.add(reading)
+        self._study.tell(ticket, reading, self.knowledge.seconds(visit.params))
+        self._learn(reading, replayed=False)
+        return reading
+
+    def give_up(self, ticket: object) -> None:
+        """Note that a visit was interrupted."""
+        if isinstance(ticket, Ticket):
+            self._study.give_up(ticket, "interrupted")
+
+    def _disturbed(self, outcomes: dict[Part, Outcome]) -> str:
+        for outcome in outcomes.values():
+            if isinstance(outcome, Measurement):
+                run, threads = outcome.run, outcome.params.n_threads or self._n_cpus
+                why = disturbance(run.before, run.after, n_threads=threads, n_cpus=self._n_cpus)
+                if why:
+                    return why
+        return ""
+
+    def _learn(self, reading: Reading, *, replayed: bool) -> None:
+        if replayed:
+            self.knowledge.add(reading)
+        self.costs.add(reading)
+        failure = reading.failure
+        if failure:
+            self.failures[failure.kind] = self.failures.get(failure.kind, 0) + 1
+            if failure.kind is FailureKind.OOM:
+                self.memory.remember_failure(reading.visit.params)
+        elif reading.outcomes:
+            self.memory.remember_success(reading.visit.params)
+        seconds = self.knowledge.seconds(reading.visit.params)
+        self.tell(events.Measured(reading=reading, seconds=seconds, replayed=replayed))
+        self._check_breaker(failure)
+
+    def _check_breaker(self, failure: Failure | None) -> None:
+        if failure is None or failure.kind is FailureKind.OOM:
+            self._in_a_row.clear()
+            return
+        same = [f for f in self._in_a_row if (f.kind, f.message) == (failure.kind, failure.message)]
+        self._in_a_row = [*same, failure]
+        if len(self._in_a_row) == _BREAKER:
+            raise CouldNotMeasure(
+                f"llama-bench failed {_BREAKER} times in a row in the same way, {failure.kind}: "
+                f"{failure.message}",
+                hint="run that command by hand; `lcm doctor --model M` tries the build",
+                details=[*failure.stderr_tail[-3:], f"ran: {' '.join(failure.run.argv)}"],
+            )
+
+    def _wait_for_quiet(self, why: str) -> None:
+        """Wait until nothing else uses the machine, visibly and not for ever."""
+        if self._kept:
+            return
+        budget_s, most_s = self.limits.budget_s, MOST_WAIT_S
+        if budget_s is not None:
+            most_s = min(most_s, MOST_WAIT_SHARE * budget_s - self.waited_s)
+        waited_s = 0.0
+        while waited_s < most_s and why and not self._hurried:
+            self.tell(events.Waiting(why=why, for_s=waited_s, at_most_s=most_s))
+            before = self._observe()
+            self._clock.sleep(_LOOK_EVERY_S)
+            waited_s += _LOOK_EVERY_S
+            why = quiet(before, self._observe())
+        self.waited_s += waited_s
+
+
+INTERRUPTED = "interrupted"  # The source of a verification that was cut short.

@@ -1,0 +1,175 @@
+"""One session of tuning, from the first measurement to the verdict."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from autotune.hardware import Hardware
+from autotune.llama_cpp.records import FailureKind, State
+from autotune.params import Params
+from autotune.tuning import events
+from autotune.tuning.clock import Clock
+from autotune.tuning.job import Bench
+from autotune.tuning.knowledge import Knowledge
+from autotune.tuning.lab import Lab, Limits
+from autotune.tuning.memory import Memory
+from autotune.tuning.objective import Objective
+from autotune.tuning.search import Search, Seed
+from autotune.tuning.space import Space
+from autotune.tuning.study import Study
+from autotune.tuning.verify import Verification, Verifier, round_s
+
+# A rival whose request is believed to take at most so much longer is verified beside the incumbent.
+_RIVAL = 0.02
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What is to be tuned: everything that is decided before the first measurement."""
+
+    hardware: Hardware  # With the devices that the binary uses, and no others.
+    objective: Objective
+    space: Space
+    baseline: Params
+    seeds: tuple[Seed, ...]
+    seed: int
+    limits: Limits
+    verify: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tuned:
+    """What came of it."""
+
+    verification: Verification
+    baseline: Params
+    shipped: Params  # The winner, or llama.cpp's defaults.
+    incumbent: Params  # What the search believed in.
+    seconds: dict[Params, float]  # Of a request, as far as they are known.
+    part_rates: dict[Params, dict[str, float]]  # Tokens per second of baseline and incumbent.
+    n_trials: int
+    failures: dict[FailureKind, int]
+    elapsed_s: float
+    waited_s: float
+    hurried: bool
+
+
+class Session:
+    """Searches, and then verifies."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        bench: Bench,
+        study: Study,
+        memory: Memory,
+        clock: Clock,
+        observe: Callable[[], State] = dict,
+        tell: Callable[[events.Event], None] = lambda _: None,
+    ) -> None:
+        self.plan = plan
+        self.lab = Lab(
+            bench=bench,
+            study=study,
+            knowledge=Knowledge(plan.objective),
+            memory=memory,
+            clock=clock,
+            limits=plan.limits,
+            n_cpus=max(plan.hardware.cpu.max_threads, 1),
+            observe=observe,
+            tell=tell,
+        )
+        self.search = Search(
+            lab=self.lab,
+            study=study,
+            space=plan.space,
+            hardware=plan.hardware,
+            baseline=plan.baseline,
+            seeds=plan.seeds,
+            seed=plan.seed,
+        )
+
+    def hurry(self, seconds: float) -> None:
+        """Come to an end within so many seconds; safe in a signal handler."""
+        self.lab.hurry(seconds)
+
+    def run(self) -> Tuned:
+        """Search and verify.
+
+        Raises:
+            CouldNotMeasure: nothing was measured that an answer could rest on.
+        """
+        self.search.run()
+        return self._tuned(self._verified())
+
+    def _verified(self) -> Verification:
+        plan, lab = self.plan, self.lab
+        candidates = self._candidates()
+        if not plan.verify or not candidates:
+            return Verification(
+                verdict="not shown",
+                candidate=self.search.incumbent if candidates else None,
+                comparison=None,
+                readings=(),
+            )
+        lab.reserved_s = 0.0
+        lab.tell(
+            events.Stage(
+                name="verification", elapsed_s=lab.elapsed_s, budget_s=plan.limits.budget_s
+            )
+        )
+        return Verifier(lab, plan.space, plan.baseline, candidates).run()
+
+    def _candidates(self) -> list[Params]:
+        """The incumbent, and a rival from another group that is as good by what is known."""
+        incumbent, known = self.search.incumbent, self.lab.knowledge
+        if incumbent == self.plan.baseline:
+            return []
+        best = known.seconds(incumbent) or 0.0
+        rivals = [
+            params
+            for params in dict.fromkeys(reading.visit.params for reading in known.readings)
+            if params != self.plan.baseline
+            and self._other_group(params, incumbent)
+            and (known.seconds(params) or 2 * best) < best * (1 + _RIVAL)
+        ]
+        rival = min(rivals, key=lambda p: known.seconds(p) or 0.0, default=None)
+        if rival is None or self.lab.hurried or not self._affordable([incumbent, rival]):
+            return [incumbent]
+        return [incumbent, rival]
+
+    def _other_group(self, one: Params, other: Params) -> bool:
+        names = ("n_gpu_layers", "n_cpu_moe", "n_ubatch", "load_mode", "repack", "no_kv_offload")
+        return any(getattr(one, name) != getattr(other, name) for name in names)
+
+    def _affordable(self, candidates: Sequence[Params]) -> bool:
+        """A round of all of them leaves time for twelve."""
+        lab = self.lab
+        return 12 * round_s(lab, self.plan.baseline, candidates) < lab.left_s() + lab.reserved_s
+
+    def _tuned(self, verification: Verification) -> Tuned:
+        lab, plan = self.lab, self.plan
+        incumbent = self.search.incumbent
+        won = verification.verdict == "better" or not plan.verify
+        shipped = verification.candidate if won and verification.candidate else plan.baseline
+        told = dict.fromkeys((plan.baseline, incumbent, verification.candidate or incumbent))
+        return Tuned(
+            verification=verification,
+            baseline=plan.baseline,
+            shipped=shipped,
+            incumbent=incumbent,
+            seconds={p: s for p in told if (s := lab.knowledge.seconds(p)) is not None},
+            part_rates={p: self._rates(p) for p in told},
+            n_trials=len(lab.knowledge.readings),
+            failures=dict(lab.failures),
+            elapsed_s=lab.elapsed_s,
+            waited_s=lab.waited_s,
+            hurried=lab.hurried,
+        )
+
+    def _rates(self, params: Params) -> dict[str, float]:
+        known = {
+            part: self.lab.knowledge.part_seconds(params, part)
+            for part in self.plan.objective.parts
+        }
+        return {part: self.plan.objective.rate(part, s) for part, s in known.items() if s}

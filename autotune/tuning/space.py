@@ -1,0 +1,341 @@
+"""The search space: what this binary can, this machine has, this model is, and nothing idle.
+
+A parameter that cannot move the objective would only add noise that looks like gain: a batch where
+only generation counts, layers on a GPU that is not there, experts of a dense model. So each is in
+the space under its condition, or not at all.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+from autotune.errors import ConfigError
+from autotune.hardware import Cpu, Hardware
+from autotune.llama_cpp.capabilities import Capabilities
+from autotune.llama_cpp.dialect import FLAGS, render
+from autotune.model import Model
+from autotune.params import (
+    ALL_LAYERS,
+    DEFAULT_CACHE_TYPE,
+    DEFAULT_N_BATCH,
+    DEFAULT_N_UBATCH,
+    Params,
+)
+from autotune.tuning.objective import Objective
+
+Value = int | str | bool
+
+# A larger ubatch paid up to 2048 on a GPU that holds all (llama.cpp PR #24546), and up to 4096 where
+# experts are copied to it; on a CPU those from 64 to 1024 differ by a few percent.
+UBATCHES = (64, 128, 256, 512, 1024, 2048, 4096)
+# Only llama.cpp's default and one that the largest ubatch fits in: between them nothing moves.
+BATCHES = (512, 1024, 2048, 4096)
+# What changes nothing but the rounding, beside f16; and the ones that lose quality, when allowed.
+LOSSY_TYPES = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
+# Below this share of the available memory, weights that are read and not mapped are no danger.
+_UNMAPPED_SHARE = 0.6
+
+# What llama.cpp does where a parameter is not said. Of threads it decides by the machine.
+DEFAULTS: Mapping[str, Value] = {
+    "n_batch": DEFAULT_N_BATCH,
+    "n_ubatch": DEFAULT_N_UBATCH,
+    "flash_attn": "auto",
+    "n_gpu_layers": ALL_LAYERS,
+    "n_cpu_moe": 0,
+    "load_mode": "auto",
+    "no_op_offload": False,
+    "no_kv_offload": False,
+    "repack": True,
+    "numa": "off",
+    "cache_type": DEFAULT_CACHE_TYPE,
+}
+_MOVES_MEMORY = frozenset(
+    "n_ubatch n_batch no_kv_offload cache_type n_gpu_layers n_cpu_moe flash_attn".split()
+)
+# What every load is told: a default of these is not said at all, because old builds know no word
+# for it. What may change within a load is always said, so that its values can stand in one list.
+_OF_A_LOAD = frozenset({"load_mode", "repack", "numa", "n_cpu_moe"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dimension:
+    """One parameter, and the values that it may take; what are neighbours stands side by side."""
+
+    name: str  # As in `Params`; cache_type is type_k and type_v together.
+    values: tuple[Value, ...]
+
+    @property
+    def is_range(self) -> bool:
+        """Every whole number from the first to the last."""
+        return len(self.values) > 2 and all(  # noqa: PLR2004 - of two, a list is as good
+            type(a) is int and type(b) is int and b - a == 1 for a, b in pairwise(self.values)
+        )
+
+    @property
+    def moves_memory(self) -> bool:
+        return self.name in _MOVES_MEMORY
+
+    def beside(self, value: Value) -> list[Value]:
+        """The values next to one; of a long range also those a few steps away."""
+        if value not in self.values:
+            return []
+        at = self.values.index(value)
+        steps = (1, 2, 4) if self.is_range else (1,)
+        near = [at + sign * step for step in steps for sign in (-1, 1)]
+        return [self.values[i] for i in near if 0 <= i < len(self.values)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Space:
+    """The dimensions, and the way between their values and a configuration."""
+
+    dimensions: tuple[Dimension, ...]
+    fixed: Params  # What is the same for every configuration.
+
+    def has(self, name: str) -> bool:
+        return any(d.name == name for d in self.dimensions)
+
+    def values_of(self, name: str) -> tuple[Value, ...]:
+        """The values of a dimension; none if it is not searched."""
+        return next((d.values for d in self.dimensions if d.name == name), ())
+
+    def point(self, params: Params) -> dict[str, Value]:
+        """The value of each dimension in a configuration, unset ones as llama.cpp's defaults."""
+        return {d.name: _within(d, value_in(params, d.name)) for d in self.dimensions}
+
+    def holds(self, params: Params) -> bool:
+        """Each value is one of its dimension's."""
+        point = self.point(params)
+        return all(point[d.name] in d.values for d in self.dimensions)
+
+    def with_value(self, params: Params, name: str, value: Value) -> Params:
+        """`params` with one dimension at another value; a batch is never below its ubatch."""
+        if name == "cache_type":
+            return replace(params, type_k=str(value), type_v=str(value))
+        if name == "n_gpu_layers" and value == max(self.values_of(name), default=None):
+            value = ALL_LAYERS
+        said = None if name in _OF_A_LOAD and value == DEFAULTS[name] else value
+        changed = replace(params, **{name: said})  # type: ignore[arg-type]
+        return _batch_above_ubatch(changed, name)
+
+    def with_point(self, params: Params, point: Mapping[str, Value]) -> Params:
+        """`params` with the values of a whole point."""
+        for name, value in point.items():
+            params = self.with_value(params, name, value)
+        return params
+
+    def onto(self, params: Params) -> Params:
+        """The configuration of this space that has the values of `params`, as far as it has them.
+
+        A value that the dimension does not have is left as it is by default.
+        """
+        point = self.point(params)
+        known = {d.name: point[d.name] for d in self.dimensions if point[d.name] in d.values}
+        return self.with_point(self.fixed, known)
+
+    def distance(self, params: Params, defaults: Params) -> int:
+        """How many parameters differ from the defaults."""
+        here, there = self.point(params), self.point(defaults)
+        return sum(here[name] != there[name] for name in here)
+
+
+def _within(dimension: Dimension, value: Value) -> Value:
+    """999 layers are all of them."""
+    if dimension.name == "n_gpu_layers":
+        return min(value, max(dimension.values))
+    return value
+
+
+def value_in(params: Params, name: str) -> Value:
+    """The value of a dimension in a configuration."""
+    if name == "cache_type":
+        return params.type_k or DEFAULT_CACHE_TYPE
+    value: Value | None = getattr(params, name)
+    return DEFAULTS.get(name, 0) if value is None else value
+
+
+def _batch_above_ubatch(params: Params, changed: str) -> Params:
+    n_batch, n_ubatch = params.n_batch, params.n_ubatch
+    if n_batch is None or n_ubatch is None or n_batch >= n_ubatch:
+        return params
+    if changed == "n_batch":
+        return replace(params, n_ubatch=n_batch)
+    return replace(params, n_batch=n_ubatch)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the user fixes, narrows and allows."""
+
+    parameters: Mapping[str, tuple[Value, ...]]
+    lossy_types: tuple[str, ...] = ()
+
+
+def make_space(
+    *,
+    hardware: Hardware,
+    model: Model,
+    capabilities: Capabilities,
+    objective: Objective,
+    defaults: Params,
+    seed: Params,
+    wishes: Wishes,
+) -> Space:
+    """The parameters that can move the objective here.
+
+    Args:
+        hardware: with the devices that the binary can use, and no others.
+        model: what is loaded.
+        capabilities: of the llama-bench that measures.
+        objective: which parts of a request count.
+        defaults: what llama.cpp takes by itself, every field set.
+        seed: the quick recommendation, whose values are among those tried.
+        wishes: of the user.
+
+    Raises:
+        ConfigError: a wish names what cannot be searched here.
+    """
+    every = {
+        **_threads(hardware.cpu, objective, defaults),
+        **_batches(hardware, objective),
+        **_placement(hardware, model),
+        **_switches(hardware, model, defaults),
+        "cache_type": (DEFAULT_CACHE_TYPE, *wishes.lossy_types),
+    }
+    possible = {
+        name: tuple(v for v in values if _sayable(name, v, capabilities))
+        for name, values in every.items()
+    }
+    possible = {name: _with_own(name, values, defaults, seed) for name, values in possible.items()}
+    chosen = {name: values for name, values in possible.items() if values}
+    chosen = {**chosen, **_wished(wishes, possible, capabilities)}
+    dimensions = tuple(Dimension(name=name, values=values) for name, values in chosen.items())
+    whole = Space(dimensions=dimensions, fixed=defaults)
+    # Every dimension is said, at the default where that may be.
+    fixed = whole.with_point(
+        defaults,
+        {
+            d.name: value if (value := whole.point(defaults)[d.name]) in d.values else d.values[0]
+            for d in dimensions
+        },
+    )
+    return Space(dimensions=tuple(d for d in dimensions if len(d.values) > 1), fixed=fixed)
+
+
+def _threads(cpu: Cpu, objective: Objective, defaults: Params) -> dict[str, tuple[Value, ...]]:
+    most = max(cpu.max_threads, defaults.n_threads or 1)
+    names = {"tg": "n_threads", "pp": "n_threads_batch"}
+    return {names[part]: tuple(range(1, most + 1)) for part in reversed(objective.parts)}
+
+
+def _batches(hardware: Hardware, objective: Objective) -> dict[str, tuple[Value, ...]]:
+    """A test cannot show a ubatch beyond its own prompt, and generation uses none."""
+    if "pp" not in objective.parts:
+        return {}
+    longest = objective.test("pp").n_prompt
+    ubatches = tuple(n for n in UBATCHES if n <= longest and (n >= 256 or not hardware.gpus))  # noqa: PLR2004
+    several = len(hardware.gpus) > 1  # They work on different batches of a prompt at once.
+    batches = (
+        BATCHES if several else tuple(n for n in BATCHES if n <= max(longest, DEFAULT_N_BATCH))
+    )
+    return {"n_ubatch": ubatches, "n_batch": batches}
+
+
+def _placement(hardware: Hardware, model: Model) -> dict[str, tuple[Value, ...]]:
+    if not hardware.gpus:
+        return {}
+    dimensions: dict[str, tuple[Value, ...]] = {
+        "n_gpu_layers": tuple(range(model.n_offloadable + 1))
+    }
+    if model.is_moe:
+        dimensions["n_cpu_moe"] = tuple(range(len(model.layers) + 1))
+    return dimensions
+
+
+def _switches(hardware: Hardware, model: Model, defaults: Params) -> dict[str, tuple[Value, ...]]:
+    dimensions: dict[str, tuple[Value, ...]] = {"flash_attn": ("auto", False, True)}
+    weights = model.weight_bytes
+    if weights < _UNMAPPED_SHARE * hardware.memory.available_bytes:
+        dimensions["load_mode"] = ("auto", "none")
+    all_on_gpu = bool(hardware.gpus) and (
+        (defaults.n_gpu_layers or 0) >= model.n_offloadable and not defaults.n_cpu_moe
+    )
+    if not all_on_gpu:  # Weights on the host are what these are about.
+        dimensions["repack"] = (True, False)
+    if hardware.gpus:
+        dimensions["no_kv_offload"] = (False, True)
+        if not all_on_gpu:
+            dimensions["no_op_offload"] = (False, True)
+    if hardware.cpu.numa_nodes > 1:
+        dimensions["numa"] = ("off", "distribute", "isolate")
+    return dimensions
+
+
+def _sayable(name: str, value: Value, capabilities: Capabilities) -> bool:
+    """This llama-bench can be told so."""
+    if value == DEFAULTS.get(name) and name != "flash_attn":  # Before b9437 it was 0 or 1.
+        return True
+    params = Space(dimensions=(), fixed=Params()).with_value(Params(), name, value)
+    return not render(params, "bench", capabilities).unsupported
+
+
+def _with_own(
+    name: str, values: tuple[Value, ...], defaults: Params, seed: Params
+) -> tuple[Value, ...]:
+    """With what llama.cpp takes by itself, and what the rules say, in their places."""
+    if not values or name in ("n_gpu_layers", "n_cpu_moe", "load_mode", "numa", "cache_type"):
+        return values
+    own = [value_in(params, name) for params in (defaults, seed)]
+    new = [value for value in dict.fromkeys(own) if value not in values]
+    if not new:
+        return values
+    merged = (*values, *new)
+    return tuple(sorted(merged)) if all(type(v) is int for v in merged) else merged
+
+
+def _wished(
+    wishes: Wishes, possible: Mapping[str, Sequence[Value]], capabilities: Capabilities
+) -> dict[str, tuple[Value, ...]]:
+    chosen: dict[str, tuple[Value, ...]] = {}
+    for name, values in wishes.parameters.items():
+        if name not in possible:
+            searched = ", ".join(possible)
+            raise ConfigError(
+                f"--param {name} moves nothing here: it is not in the search space",
+                hint=f"on this machine, with this model and objective these are: {searched}",
+            )
+        for value in values:
+            if not _sayable(name, value, capabilities):
+                flag = FLAGS.get(name, (name,))[0]
+                raise ConfigError(
+                    f"--param {name}={value}: this llama-bench has no {flag} {value}",
+                    hint="see `lcm doctor` for what it can",
+                )
+            limit = max((v for v in possible[name] if type(v) is int), default=None)
+            if name in _BOUNDED and type(value) is int and not 0 <= value <= (limit or value):
+                raise ConfigError(
+                    f"--param {name}={value} is beyond what is there: at most {limit}",
+                    hint="see `lcm doctor` and `lcm inspect`",
+                )
+        chosen[name] = tuple(dict.fromkeys(values))
+    return chosen
+
+
+_BOUNDED = frozenset({"n_threads", "n_threads_batch", "n_gpu_layers", "n_cpu_moe"})
+
+
+_FLASH_ATTN: Mapping[object, Value] = {-1: "auto", 0: False, 1: True}
+
+
+def explicit(params: Params, echoed: Mapping[str, int | str]) -> Params:
+    """`params` with what llama-bench chose by itself said, as its record tells it.
+
+    Args:
+        params: what was asked for.
+        echoed: the settings of a record (`records.ECHOED`).
+    """
+    names = ("n_threads", "n_batch", "n_ubatch")
+    told = {n: echoed[n] for n in names if getattr(params, n) is None and n in echoed}
+    told["flash_attn"] = _FLASH_ATTN.get(echoed.get("flash_attn"), "auto")  # type: ignore[assignment]
+    said = replace(params, **told)  # type: ignore[arg-type]
+    return replace(said, n_threads_batch=params.n_threads_batch or said.n_threads)

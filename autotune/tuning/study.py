@@ -1,0 +1,230 @@
+"""The record of everything that was measured: an Optuna study. Nothing else here knows Optuna.
+
+A visit is a trial. It is enqueued and asked before it is measured, so that what runs at a crash is
+seen to have run; what it was for and what came of it stand in its user attributes. Its value is the
+seconds of one request. What failed, or was dropped because it had lost, is told as pruned: a trial
+that is told as failed is invisible to TPE, which then walks into the same region again and again.
+"""
+
+import json
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    IntDistribution,
+)
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from autotune.errors import SurroundingsError
+from autotune.tuning.space import Space, Value
+from autotune.tuning.visits import (
+    Kind,
+    Reading,
+    Visit,
+    outcome_from_json,
+    outcome_to_json,
+    params_from_json,
+    params_to_json,
+)
+
+Ticket = Trial  # What `begin` gives for `tell` and `give_up`.
+
+NAME = "lcm"
+FORMAT_VERSION = 1
+
+# TPE draws at random until it has seen this many; five to ten were best on recorded surfaces.
+_STARTUP_TRIALS = 10
+
+
+class Study:
+    """One study, in memory or in a SQLite file."""
+
+    def __init__(self, study: optuna.Study, space: Space, *, seed: int) -> None:
+        self._study = study
+        self._space = space
+        self._seed = seed
+        self._distributions = {
+            d.name: _distribution(d.values, d.is_range) for d in space.dimensions
+        }
+        self._waiting = [t for t in study.get_trials(deepcopy=False) if t.state == _WAITING]
+
+    @staticmethod
+    def create(path: Path | None, space: Space, facts: Mapping[str, Any], *, seed: int) -> "Study":
+        """Begin a study; `facts` say what it belongs to. Without a path it is in memory."""
+        with _quiet():
+            study = optuna.create_study(
+                storage=None if path is None else _url(path), study_name=NAME, direction="minimize"
+            )
+            study.set_user_attr("format_version", FORMAT_VERSION)
+            study.set_user_attr("facts", json.loads(json.dumps(facts)))
+            study.set_user_attr("seed", seed)
+        return Study(study, space, seed=seed)
+
+    @staticmethod
+    def facts_of(path: Path) -> dict[str, Any]:
+        """What the study in a file belongs to, with its seed.
+
+        Raises:
+            SurroundingsError: the file is no study.
+        """
+        study = _load(path)
+        facts: dict[str, Any] = dict(study.user_attrs["facts"])
+        return {**facts, "seed": study.user_attrs["seed"]}
+
+    @staticmethod
+    def resume(path: Path, space: Space) -> "Study":
+        """Go on with a study; what was running when it ended is enqueued anew."""
+        study = _load(path)
+        with _quiet():
+            for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+                study._storage.set_trial_user_attr(trial._trial_id, "failure", "interrupted")  # noqa: SLF001 - Optuna has no public way to a trial that another process has asked for
+                study.tell(trial.number, state=TrialState.FAIL)
+                study.enqueue_trial(trial.params, user_attrs=_why(trial))
+        return Study(study, space, seed=study.user_attrs["seed"])
+
+    def readings(self) -> list[Reading]:
+        """Everything that was finished, in the order in which it was."""
+        done = self._study.get_trials(
+            deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
+        )
+        readings = [_reading(trial) for trial in done if "outcomes" in trial.user_attrs]
+        return sorted(readings, key=lambda reading: (reading.elapsed_s, reading.number))
+
+    def begin(self, visit: Visit) -> Ticket:
+        """Note that a visit is being measured."""
+        why = {
+            "kind": visit.kind.value,
+            "source": visit.source,
+            "parts": list(visit.parts),
+            "params": params_to_json(visit.params),
+        }
+        with _quiet():
+            if not self._taken_up(why):
+                self._study.enqueue_trial(self._space.point(visit.params), user_attrs=why)
+            return self._study.ask(self._distributions)
+
+    def _taken_up(self, why: Mapping[str, Any]) -> bool:
+        """What was interrupted is next in the queue; what is not wanted any more is let go."""
+        while self._waiting:
+            next_one = self._waiting.pop(0)
+            if _why(next_one) == why:
+                return True
+            self._study.tell(self._study.ask(self._distributions), state=TrialState.FAIL)
+        return False
+
+    def tell(self, trial: Ticket, reading: Reading, seconds: float | None) -> None:
+        """Keep what came of a visit; `seconds` of a request, where both parts are known."""
+        failure = reading.failure
+        with _quiet():
+            trial.set_user_attr(
+                "outcomes", {p: outcome_to_json(o) for p, o in reading.outcomes.items()}
+            )
+            trial.set_user_attr("elapsed_s", reading.elapsed_s)
+            if reading.disturbed:
+                trial.set_user_attr("disturbed", reading.disturbed)
+            if failure:
+                trial.set_user_attr("failure", failure.kind.value)
+            if failure or seconds is None:
+                self._study.tell(trial, state=TrialState.PRUNED)
+            else:
+                self._study.tell(trial, seconds)
+
+    def give_up(self, trial: Ticket, why: str) -> None:
+        """A visit was begun and not finished."""
+        with _quiet():
+            trial.set_user_attr("failure", why)
+            self._study.tell(trial, state=TrialState.FAIL)
+
+    def proposal(self, n_visits: int) -> dict[str, Value]:
+        """What TPE would try next, given all that was told; it is not begun by this.
+
+        A sampler of its own for each number of visits, so that a resumed study is no copy of its
+        own beginning.
+        """
+        sampler = optuna.samplers.TPESampler(
+            seed=self._seed * 100_003 + n_visits,
+            multivariate=True,
+            n_startup_trials=_STARTUP_TRIALS,
+        )
+        with _quiet():
+            draft = optuna.create_study(direction="minimize", sampler=sampler)
+            draft.add_trials(self._finished())
+            trial = draft.ask(self._distributions)
+        return dict(trial.params)
+
+    def _finished(self) -> list[FrozenTrial]:
+        return self._study.get_trials(
+            deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
+        )
+
+    def set_state(self, state: str, result: Mapping[str, Any]) -> None:
+        """Keep how the study ended, or how far it is."""
+        self._study.set_user_attr("state", state)
+        self._study.set_user_attr("result", json.loads(json.dumps(result)))
+
+
+_WAITING = TrialState.WAITING
+
+
+def _distribution(values: tuple[Value, ...], is_range: bool) -> BaseDistribution:  # noqa: FBT001
+    if is_range and isinstance(values[0], int) and isinstance(values[-1], int):
+        return IntDistribution(values[0], values[-1])
+    return CategoricalDistribution(values)
+
+
+def _why(trial: FrozenTrial) -> dict[str, Any]:
+    return {key: trial.user_attrs.get(key) for key in ("kind", "source", "parts", "params")}
+
+
+def _reading(trial: FrozenTrial) -> Reading:
+    kept = trial.user_attrs
+    visit = Visit(
+        kind=Kind(kept["kind"]),
+        source=kept["source"],
+        params=params_from_json(kept["params"]),
+        parts=tuple(kept["parts"]),
+    )
+    return Reading(
+        visit=visit,
+        outcomes={part: outcome_from_json(o) for part, o in kept["outcomes"].items()},
+        disturbed=kept.get("disturbed", ""),
+        elapsed_s=kept["elapsed_s"],
+        number=trial.number,
+    )
+
+
+def _url(path: Path) -> str:
+    return f"sqlite:///{path}"
+
+
+def _load(path: Path) -> optuna.Study:
+    try:
+        with _quiet():
+            study = optuna.load_study(study_name=NAME, storage=_url(path))
+            if study.user_attrs["format_version"] != FORMAT_VERSION:
+                raise KeyError("format_version")
+            return study
+    except Exception as error:  # SQLAlchemy's, sqlite's and Optuna's: whatever a bad file brings.
+        raise SurroundingsError(
+            f"{path} cannot be read as a study: {str(error).splitlines()[0][:200]}",
+            hint="--fresh begins a new one; this one stays as it is",
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Optuna's own log and warnings: what happens is told by our own events."""
+    before = optuna.logging.get_verbosity()
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        optuna.logging.set_verbosity(before)

@@ -1,0 +1,214 @@
+"""Verification: the only data that decides, fresh and interleaved.
+
+The baseline and the candidates are visited in turn, in reverse every other round, so that what
+drifts hits all of them. What a candidate does not change is not measured again. The search's own
+numbers never count here: the best of sixty equal configurations looks 6 % faster than it is.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from autotune.params import Params
+from autotune.tuning import events
+from autotune.tuning.lab import INTERRUPTED, Lab, TimeIsUp
+from autotune.tuning.objective import Part
+from autotune.tuning.space import Space
+from autotune.tuning.stats import Comparison, compare
+from autotune.tuning.visits import Kind, Reading, Visit
+
+Verdict = Literal["better", "not shown", "worse"]
+
+# Looking after every round and stopping at the first that shows it would claim too often: early
+# looks take stronger evidence, so that all of them and the last claim 5 % of nothing together.
+EARLY_CONFIDENCE, LAST_CONFIDENCE = 0.99, 0.95
+LEAST_ROUNDS, MOST_ROUNDS = 2, 16
+# After this many rounds, a gain that is below 1 % at best is not worth more of them.
+_HOPELESS_ROUNDS, _HOPELESS_RATIO = 6, 1.01
+# Candidates that cannot be told apart, and are this close by what was seen, are tied.
+_TIE = 0.01
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verification:
+    """What fresh data say of the candidates."""
+
+    verdict: Verdict
+    candidate: Params | None  # The one that the comparison is of; None: there was none.
+    comparison: Comparison | None
+    readings: tuple[Reading, ...]  # Of all rounds.
+    disturbed_rounds: int = 0
+
+
+def repetitions_of(lab: Lab, visits: Sequence[Visit]) -> int:
+    """Of each test in a round: what is short beside a load is repeated while that is there."""
+    load_s = lab.costs.load_s()
+    tests_s = lab.cost_s(visits) / max(len(visits), 1) - load_s
+    return min(max(round(load_s / max(4 * tests_s, 0.1)), lab.least_repetitions()), 3)
+
+
+def round_s(lab: Lab, baseline: Params, candidates: Sequence[Params]) -> float:
+    """Seconds of one round, in which everything is measured that could differ."""
+    visits = [
+        Visit(kind=Kind.VERIFY, source="", params=params, parts=lab.knowledge.objective.parts)
+        for params in dict.fromkeys((baseline, *candidates))
+    ]
+    return lab.cost_s(visits, repetitions=repetitions_of(lab, visits))
+
+
+class Verifier:
+    """Compares candidates with the baseline in rounds."""
+
+    def __init__(
+        self, lab: Lab, space: Space, baseline: Params, candidates: Sequence[Params]
+    ) -> None:
+        self._lab = lab
+        self._space = space
+        self._memory = lab.memory
+        self._objective = lab.knowledge.objective
+        self._baseline = baseline
+        self._candidates = list(candidates)
+        self._log_ratios: dict[Params, list[float]] = {p: [] for p in candidates}
+        self._readings: list[Reading] = []
+        self._disturbed = 0
+
+    def run(self) -> Verification:
+        """Go on until something is shown, nothing is to be hoped for, or the time is up."""
+        rounds = 0
+        try:
+            self._measure_whole()
+            while self._candidates and rounds < MOST_ROUNDS:
+                self._round(rounds)
+                rounds += 1
+                early = self._best(EARLY_CONFIDENCE)
+                seen = early[1] if early else None
+                self._lab.tell(events.Verifying(rounds=rounds, comparison=seen))
+                if seen and rounds >= LEAST_ROUNDS and self._is_over(seen, rounds):
+                    return self._verification(early)
+        except TimeIsUp:
+            pass
+        return self._verification(self._best(LAST_CONFIDENCE))
+
+    def _is_over(self, seen: Comparison, rounds: int) -> bool:
+        hopeless = rounds >= _HOPELESS_ROUNDS and seen.high < _HOPELESS_RATIO
+        return seen.shown_better or seen.shown_worse or hopeless
+
+    def _measure_whole(self) -> None:
+        """What may be shipped is measured once in exactly its words, both parts."""
+        for params in list(self._candidates):
+            if self._changed_parts(params) == self._objective.parts:
+                continue  # Every round does.
+            visit = Visit(
+                kind=Kind.WHOLE,
+                source=self._source("candidate"),
+                params=params,
+                parts=self._objective.parts,
+            )
+            (reading,) = self._lab.visit([visit])
+            if reading.failure:
+                self._candidates.remove(params)
+
+    def _source(self, name: str) -> str:
+        return INTERRUPTED if self._lab.hurried else name
+
+    def _round(self, number: int) -> None:
+        order = [self._baseline, *self._candidates]
+        visits = [
+            Visit(
+                kind=Kind.VERIFY,
+                source=self._source(f"round {number + 1}"),
+                params=params,
+                parts=self._changed_parts(params),
+            )
+            for params in (reversed(order) if number % 2 else order)
+        ]
+        readings = self._lab.visit(visits, repetitions=repetitions_of(self._lab, visits))
+        self._readings += readings
+        by_params = {reading.visit.params: reading for reading in readings}
+        if any(reading.disturbed for reading in readings):
+            self._disturbed += 1
+            return
+        baseline_s = self._seconds(by_params[self._baseline], by_params[self._baseline])
+        for params in list(self._candidates):
+            seconds = self._seconds(by_params[params], by_params[self._baseline])
+            if seconds is None:
+                self._candidates.remove(params)  # It failed, now: it is not for shipping.
+                del self._log_ratios[params]
+            elif baseline_s is not None:
+                self._log_ratios[params].append(math.log(baseline_s / seconds))
+
+    def _changed_parts(self, params: Params) -> tuple[Part, ...]:
+        if params == self._baseline:
+            changed = {p for c in self._candidates for p in self._changed_parts(c)}
+            return tuple(part for part in self._objective.parts if part in changed)
+        key = self._objective.key
+        return tuple(
+            part for part in self._objective.parts if key(params, part) != key(self._baseline, part)
+        )
+
+    def _seconds(self, reading: Reading, baseline: Reading) -> float | None:
+        """Of a request; a part that the candidate does not change is the baseline's."""
+        total = 0.0
+        for part in self._objective.parts:
+            mine = reading if part in reading.visit.parts else baseline
+            measured = mine.measured(part)
+            if measured:
+                total += self._objective.part_seconds(part, measured.samples_ns)
+            elif part in mine.visit.parts:
+                return None
+            else:  # Nobody changes it.
+                total += self._lab.knowledge.part_seconds(self._baseline, part) or 0.0
+        return total
+
+    def _best(self, confidence: float) -> tuple[Params, Comparison] | None:
+        """The candidate to speak of, each tested at its share of what may be wrong."""
+        each = 1 - (1 - confidence) / max(len(self._candidates), 1)
+        compared = {
+            params: compare(self._log_ratios[params], confidence=each)
+            for params in self._candidates
+            if self._log_ratios[params]
+        }
+        if not compared:
+            return None
+        best = max(compared, key=lambda params: compared[params].ratio)
+        tied = [p for p in compared if p == best or self._is_tied(p, best)]
+        shown = [p for p in tied if compared[p].shown_better]
+        chosen = min(shown, key=self._cost) if shown else best
+        return chosen, compared[chosen]
+
+    def _is_tied(self, params: Params, best: Params) -> bool:
+        pairs = zip(self._log_ratios[best], self._log_ratios[params], strict=False)
+        between = compare([a - b for a, b in pairs], confidence=LAST_CONFIDENCE)
+        return between.low <= 1 and between.ratio < 1 + _TIE
+
+    def _cost(self, params: Params) -> tuple[int, int, int]:
+        """Nearest the defaults, then fewer threads, then less memory."""
+        threads = (params.n_threads or 0) + (params.n_threads_batch or 0)
+        distance = self._space.distance(params, self._baseline)
+        return distance, threads, self._memory.gpu_bytes(params)
+
+    def _verification(self, best: tuple[Params, Comparison] | None) -> Verification:
+        readings, disturbed = tuple(self._readings), self._disturbed
+        if best is None:
+            return Verification(
+                verdict="not shown",
+                candidate=None,
+                comparison=None,
+                readings=readings,
+                disturbed_rounds=disturbed,
+            )
+        params, comparison = best
+        enough = comparison.pairs >= LEAST_ROUNDS
+        verdict: Verdict = "not shown"
+        if enough and comparison.shown_better:
+            verdict = "better"
+        elif enough and comparison.shown_worse:
+            verdict = "worse"
+        return Verification(
+            verdict=verdict,
+            candidate=params,
+            comparison=comparison,
+            readings=readings,
+            disturbed_rounds=disturbed,
+        )

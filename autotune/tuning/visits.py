@@ -1,0 +1,106 @@
+"""One step of the search: what is measured and why, and what came of it."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from enum import StrEnum
+from typing import Any
+
+from autotune.llama_cpp.records import (
+    Failure,
+    FailureKind,
+    Measurement,
+    Outcome,
+    RunFacts,
+    Test,
+)
+from autotune.params import Params
+from autotune.tuning.objective import Part
+
+
+class Kind(StrEnum):
+    """What a configuration is measured for."""
+
+    BASELINE = "baseline"  # llama.cpp's own defaults.
+    SEED = "seed"  # The quick recommendation, and winners known from elsewhere.
+    RACE = "race"  # Values of one parameter against each other.
+    LADDER = "ladder"  # A ubatch with the placement that fits beside it, and layers climbed.
+    TOGGLE = "toggle"  # One switch.
+    FRONTIER = "frontier"  # What a fitted line promises.
+    TAIL = "tail"  # A neighbour of the best, or Optuna's proposal.
+    SECOND = "second"  # A second opinion.
+    ANCHOR = "anchor"  # The incumbent again, to see whether the machine has changed.
+    WHOLE = "whole"  # Both parts of what may be shipped, in exactly its words.
+    VERIFY = "verify"  # Fresh and interleaved: the only data that decides.
+
+
+DECIDING = frozenset({Kind.WHOLE, Kind.VERIFY})  # What comes after the search.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visit:
+    """One configuration to be measured, in one step."""
+
+    kind: Kind
+    source: str  # What it came from: "n_threads", "quick recommendation", "round 3".
+    params: Params
+    parts: tuple[Part, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """A visit that is over."""
+
+    visit: Visit
+    outcomes: Mapping[Part, Outcome]  # A part that was dropped, because it had lost, is missing.
+    disturbed: str  # What else the machine did meanwhile; "" if nothing.
+    elapsed_s: float  # Of the study, at its end.
+    number: int  # Of the Optuna trial.
+
+    @property
+    def failure(self) -> Failure | None:
+        """The first part that failed."""
+        return next((o for o in self.outcomes.values() if isinstance(o, Failure)), None)
+
+    def measured(self, part: Part) -> Measurement | None:
+        """What was measured of a part, if it was."""
+        outcome = self.outcomes.get(part)
+        return outcome if isinstance(outcome, Measurement) else None
+
+
+def params_to_json(params: Params) -> dict[str, Any]:
+    """The fields that are set."""
+    return {name: value for name, value in asdict(params).items() if value is not None}
+
+
+def params_from_json(kept: Mapping[str, Any]) -> Params:
+    """The inverse of `params_to_json`; JSON has lists where `Params` has tuples."""
+    return Params(**{name: _tupled(value) for name, value in kept.items()})
+
+
+def _tupled(value: Any) -> Any:  # noqa: ANN401 - any field
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value
+
+
+def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
+    """A measurement or failure whole, as it came."""
+    kept = {**_shallow(outcome), "params": params_to_json(outcome.params)}
+    return {**kept, "test": asdict(outcome.test), "run": _shallow(outcome.run)}
+
+
+def outcome_from_json(kept: Mapping[str, Any]) -> Outcome:
+    """The inverse of `outcome_to_json`."""
+    run = RunFacts(**{**kept["run"], "argv": tuple(kept["run"]["argv"])})
+    common = {**kept, "params": params_from_json(kept["params"]), "test": Test(**kept["test"])}
+    common["run"] = run
+    if "samples_ns" in kept:
+        return Measurement(**{**common, "samples_ns": tuple(kept["samples_ns"])})
+    tail = tuple(kept["stderr_tail"])
+    return Failure(**{**common, "kind": FailureKind(kept["kind"]), "stderr_tail": tail})
+
+
+def _shallow(value: Any) -> dict[str, Any]:  # noqa: ANN401 - a dataclass
+    return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+
+
+def _plain(value: object) -> object:
+    return dict(value) if isinstance(value, Mapping) else value
