@@ -11,7 +11,7 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from autotune.hardware.nvidia import _Device, _driver_is_visible, _visible
+from autotune.hardware.nvidia import Device, driver_is_visible, visible
 from autotune.hardware.root import Root, to_int
 
 _CPUS = "sys/devices/system/cpu"
@@ -312,7 +312,7 @@ class _Gpu:
 
 def _open_gpus(root: Root) -> list[_Gpu]:
     """Start NVML and open the GPUs; it stays started, because a start takes too long."""
-    if not _driver_is_visible(root):
+    if not driver_is_visible(root):
         return []
     import pynvml  # noqa: PLC0415 - costs 23 ms, and most machines do without.
 
@@ -323,5 +323,5 @@ def _open_gpus(root: Root) -> list[_Gpu]:
             with suppress(pynvml.NVMLError):
                 gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
                 uuid = pynvml.nvmlDeviceGetUUID(gpu)
-                devices.append(_Device(gpu, uuid, gpu, is_instance=False))
-    return [_Gpu(pynvml, device.handle) for device in _visible(devices, os.environ, [])]
+                devices.append(Device(gpu, uuid, gpu, is_instance=False))
+    return [_Gpu(pynvml, device.handle) for device in visible(devices, os.environ, [])]

@@ -17,7 +17,7 @@ _DEVICE_ORDER = "CUDA_DEVICE_ORDER"
 _T = TypeVar("_T")
 
 
-class _Device(NamedTuple):
+class Device(NamedTuple):
     """What CUDA can run on: a GPU, or an instance of one that MIG has divided."""
 
     handle: object
@@ -30,7 +30,7 @@ def read_gpus(
     root: Root, memory: Memory, environ: Mapping[str, str], notes: list[str]
 ) -> list[Gpu]:
     """List the GPUs; none where no driver is visible, which keeps 15 ms off the quick path."""
-    if not _driver_is_visible(root):
+    if not driver_is_visible(root):
         return []
     import pynvml  # noqa: PLC0415 - costs 23 ms, and most machines do without.
 
@@ -51,7 +51,8 @@ def read_gpus(
             pynvml.nvmlShutdown()
 
 
-def _driver_is_visible(root: Root) -> bool:
+def driver_is_visible(root: Root) -> bool:
+    """An NVIDIA driver can be reached: without one, loading NVML is not worth its time."""
     on_windows = root.is_real and sys.platform == "win32"
     return root.exists(_DRIVER) or root.exists(_WINDOWS_DRIVER) or on_windows
 
@@ -65,7 +66,7 @@ class _Nvml:
         self._notes = notes
 
     def read_gpus(self, environ: Mapping[str, str]) -> list[Gpu]:
-        devices = _visible(list(self._devices()), environ, self._notes)
+        devices = visible(list(self._devices()), environ, self._notes)
         gpus: list[Gpu] = []
         for device in devices:
             gpu = self._read_gpu(device, index=len(gpus))
@@ -77,7 +78,7 @@ class _Nvml:
             )
         return gpus
 
-    def _devices(self) -> Iterator[_Device]:
+    def _devices(self) -> Iterator[Device]:
         for index in range(self._nvml.nvmlDeviceGetCount()):
             try:
                 gpu = self._nvml.nvmlDeviceGetHandleByIndex(index)
@@ -87,20 +88,20 @@ class _Nvml:
             if self._is_divided(gpu):
                 yield from self._instances(gpu)
             else:
-                yield _Device(gpu, self._uuid(gpu), gpu, is_instance=False)
+                yield Device(gpu, self._uuid(gpu), gpu, is_instance=False)
 
     def _is_divided(self, gpu: object) -> bool:
         # Not supported by most GPUs, and unknown to drivers before 450.
         current, _ = self._ask((0, 0), "nvmlDeviceGetMigMode", gpu)
         return bool(current == self._nvml.NVML_DEVICE_MIG_ENABLE)
 
-    def _instances(self, gpu: object) -> Iterator[_Device]:
+    def _instances(self, gpu: object) -> Iterator[Device]:
         for slot in range(self._ask(0, "nvmlDeviceGetMaxMigDeviceCount", gpu)):
             with suppress(self._nvml.NVMLError):  # An empty slot is an error to NVML.
                 handle = self._nvml.nvmlDeviceGetMigDeviceHandleByIndex(gpu, slot)
-                yield _Device(handle, self._uuid(handle), gpu, is_instance=True)
+                yield Device(handle, self._uuid(handle), gpu, is_instance=True)
 
-    def _read_gpu(self, device: _Device, index: int) -> Gpu | None:
+    def _read_gpu(self, device: Device, index: int) -> Gpu | None:
         name = self._ask("NVIDIA GPU", "nvmlDeviceGetName", device.handle)
         try:
             total, free = self._read_memory(device)
@@ -123,7 +124,7 @@ class _Nvml:
             compute_capability=f"{major}.{minor}" if major else "",
         )
 
-    def _read_memory(self, device: _Device) -> tuple[int, int]:
+    def _read_memory(self, device: Device) -> tuple[int, int]:
         """Return total and free bytes; 0 of both for a GPU without memory of its own."""
         try:
             info = self._nvml.nvmlDeviceGetMemoryInfo(device.handle)
@@ -146,7 +147,7 @@ class _Nvml:
         return answer
 
 
-def _visible(devices: list[_Device], environ: Mapping[str, str], notes: list[str]) -> list[_Device]:
+def visible(devices: list[Device], environ: Mapping[str, str], notes: list[str]) -> list[Device]:
     """Leave what CUDA would show to a process with this environment."""
     chosen = (
         devices if _VISIBLE_DEVICES not in environ else _listed(devices, environ[_VISIBLE_DEVICES])
@@ -159,8 +160,8 @@ def _visible(devices: list[_Device], environ: Mapping[str, str], notes: list[str
     return instances[:1] or chosen
 
 
-def _listed(devices: list[_Device], tokens: str) -> list[_Device]:
-    chosen: list[_Device] = []
+def _listed(devices: list[Device], tokens: str) -> list[Device]:
+    chosen: list[Device] = []
     for token in tokens.split(","):
         device = _named(devices, token.strip())
         if device is None:  # CUDA ignores what follows the first name that it does not know.
@@ -169,7 +170,7 @@ def _listed(devices: list[_Device], tokens: str) -> list[_Device]:
     return chosen
 
 
-def _named(devices: list[_Device], token: str) -> _Device | None:
+def _named(devices: list[Device], token: str) -> Device | None:
     """Find a device by its index, or by as much of its UUID as is unique."""
     index = to_int(token)
     if index is not None:

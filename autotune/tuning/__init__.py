@@ -1,1 +1,20 @@
-"""Finds the fastest parameters for a workload by measuring."""
+"""Find better parameters by measuring, and claim a gain only where fresh data show it.
+
+workload      the request that is to be fast (configs/*.toml)
+objective     the seconds of one request, out of llama-bench's separate tests
+space         the parameters that can move it here
+memory        which configurations fit
+visits        one step: what is measured and why, and what came of it
+study         the record of every step, an Optuna study; nothing else knows Optuna
+job           some visits in as few runs of llama-bench as they take
+lab           where visits are measured, within the time there is, and answered on resume
+knowledge     what is known so far
+costs         what measuring takes, learned
+disturbance   whether the machine was itself meanwhile
+search        the order of work
+frontier      what was not measured and promises most
+stats         is one configuration faster than another?
+verify        fresh, interleaved data: the only ones that decide
+session       a search and its verification
+events        what is told to whoever watches
+"""

@@ -7,7 +7,7 @@ factor everywhere. So a line and a few factors say which combination is worth a 
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from autotune.params import Params
@@ -17,109 +17,96 @@ from autotune.tuning.objective import Part
 from autotune.tuning.space import Space
 
 _OPTIONS = ("n_ubatch", "no_kv_offload", "cache_type", "flash_attn", "no_op_offload", "load_mode")
+_PLACEMENT = frozenset({"n_gpu_layers", "n_cpu_moe"})
+# What does not move a part, so that it may differ between two configurations that are compared.
+_IDLE = {
+    "pp": frozenset({"n_threads"}),
+    "tg": frozenset({"n_ubatch", "n_batch", "n_threads_batch", "no_op_offload"}),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promise:
-    """A configuration, and by how much it should be faster than the incumbent."""
+    """A configuration, and by what share of a request it should be faster than the incumbent."""
 
     params: Params
     gain: float
 
 
-def best_promise(
-    knowledge: Knowledge,
-    memory: Memory,
-    space: Space,
-    options: Sequence[Params],
-    incumbent: Params,
-) -> Promise | None:
-    """The unmeasured option that promises most."""
-    best = knowledge.seconds(incumbent)
-    measured = _measured(knowledge)
-    if best is None or len(measured) < 3:  # noqa: PLR2004 - a line takes more than two points
-        return None
-    promises = []
-    for params in options:
-        if knowledge.seconds(params) is not None or knowledge.has_failed(params):
-            continue
-        seconds = sum(
-            _predicted(knowledge, memory, space, measured, incumbent, params, part)
-            for part in knowledge.objective.parts
-        )
-        promises.append(Promise(params=params, gain=1 - seconds / best))
-    return max(promises, key=lambda promise: promise.gain, default=None)
+class Frontier:
+    """The line and the factors, from everything that was measured by now."""
 
+    def __init__(self, knowledge: Knowledge, memory: Memory, space: Space) -> None:
+        self._known = knowledge
+        self._memory = memory
+        self._space = space
+        configurations = dict.fromkeys(reading.visit.params for reading in knowledge.readings)
+        self._measured = [p for p in configurations if knowledge.seconds(p) is not None]
+        self._slopes = {part: self._slope(part) for part in knowledge.objective.parts}
 
-def _measured(knowledge: Knowledge) -> list[Params]:
-    configurations = dict.fromkeys(reading.visit.params for reading in knowledge.readings)
-    return [p for p in configurations if knowledge.seconds(p) is not None]
+    def best_promise(self, options: Sequence[Params], incumbent: Params) -> Promise | None:
+        """The option that promises most, of those that were not measured."""
+        best = self._known.seconds(incumbent)
+        if best is None:
+            return None
+        promises = [
+            Promise(params=params, gain=1 - self._predicted(params, incumbent) / best)
+            for params in options
+            if self._known.seconds(params) is None and not self._known.has_failed(params)
+        ]
+        return max(promises, key=lambda promise: promise.gain, default=None)
 
+    def _predicted(self, params: Params, incumbent: Params) -> float:
+        """Seconds of a request: the incumbent's, along the line, times each option's factor."""
+        on_host = self._memory.layers_on_host(params) - self._memory.layers_on_host(incumbent)
+        here, there = self._space.point(incumbent), self._space.point(params)
+        total = 0.0
+        for part in self._known.objective.parts:
+            seconds = self._known.part_seconds(incumbent, part) or math.inf
+            seconds = max(seconds + on_host * self._slopes[part], 0.0)
+            for name in _OPTIONS:
+                if name in here and here[name] != there[name]:
+                    seconds *= self._factor(part, name, params)
+            total += seconds
+        return total
 
-def _predicted(
-    knowledge: Knowledge,
-    memory: Memory,
-    space: Space,
-    measured: Sequence[Params],
-    incumbent: Params,
-    params: Params,
-    part: Part,
-) -> float:
-    """Seconds of a part: the incumbent's, along the line, times the factor of each option."""
-    seconds = knowledge.part_seconds(incumbent, part) or math.inf
-    on_host = memory.layers_on_host(params) - memory.layers_on_host(incumbent)
-    seconds += on_host * _slope(knowledge, memory, space, measured, part)
-    here, there = space.point(incumbent), space.point(params)
-    for name in _OPTIONS:
-        if name in here and here[name] != there[name]:
-            seconds *= _factor(knowledge, memory, space, measured, part, name, params)
-    return max(seconds, 0.0)
+    def _slope(self, part: Part) -> float:
+        """Seconds for one more layer on the host, from pairs that differ in nothing else."""
+        slopes = [
+            (a - b) / layers for a, b, layers in self._pairs(part, self._measured, "") if layers
+        ]
+        return statistics.median(slopes) if slopes else 0.0
 
+    def _factor(self, part: Part, name: str, params: Params) -> float:
+        """What a value of an option multiplies a part by; infinite where it was never seen."""
+        if name in _IDLE[part]:
+            return 1.0
+        value = self._space.point(params)[name]
+        having = [p for p in self._measured if self._space.point(p)[name] == value]
+        slope = self._slopes[part]
+        factors = [
+            max(a - layers * slope, 0.01 * a) / b
+            for a, b, layers in self._pairs(part, having, name)
+        ]
+        return statistics.median(factors) if factors else math.inf
 
-def _slope(
-    knowledge: Knowledge, memory: Memory, space: Space, measured: Sequence[Params], part: Part
-) -> float:
-    """Seconds for one more layer on the host, from pairs that differ in nothing else; 0 of none."""
-    slopes = []
-    for i, one in enumerate(measured):
-        for other in measured[:i]:
-            layers = memory.layers_on_host(one) - memory.layers_on_host(other)
-            if layers and not _options_differ(space, one, other, part):
-                a, b = knowledge.part_seconds(one, part), knowledge.part_seconds(other, part)
-                if a is not None and b is not None:
-                    slopes.append((a - b) / layers)
-    return statistics.median(slopes) if slopes else 0.0
+    def _pairs(
+        self, part: Part, some: Sequence[Params], name: str
+    ) -> Iterator[tuple[float, float, int]]:
+        """Pairs that differ in placement and, if one is named, in one option, and in nothing else.
 
+        Yields:
+            The seconds of both, and how many layers more the first has on the host.
+        """
+        wanted = {name} - {""}
+        for one in some:
+            for other in self._measured:
+                a = self._known.part_seconds(one, part)
+                b = self._known.part_seconds(other, part)
+                if a is None or b is None or self._differ_in(one, other, part) != wanted:
+                    continue
+                yield a, b, self._memory.layers_on_host(one) - self._memory.layers_on_host(other)
 
-def _factor(
-    knowledge: Knowledge,
-    memory: Memory,
-    space: Space,
-    measured: Sequence[Params],
-    part: Part,
-    name: str,
-    params: Params,
-) -> float:
-    """What a value of an option multiplies a part by; infinite where it was never seen."""
-    if part == "tg" and name in ("n_ubatch", "no_op_offload"):
-        return 1.0  # They are about prompts.
-    value, slope = space.point(params)[name], _slope(knowledge, memory, space, measured, part)
-    factors = []
-    for one in (p for p in measured if space.point(p)[name] == value):
-        for other in (p for p in measured if space.point(p)[name] != value):
-            a, b = knowledge.part_seconds(one, part), knowledge.part_seconds(other, part)
-            if a is None or b is None or _options_differ(space, one, other, part, beside=name):
-                continue
-            layers = memory.layers_on_host(one) - memory.layers_on_host(other)
-            factors.append(max(a - layers * slope, 0.01 * a) / b)
-    return statistics.median(factors) if factors else math.inf
-
-
-def _options_differ(
-    space: Space, one: Params, other: Params, part: Part, *, beside: str = ""
-) -> bool:
-    """They differ in something else than their placement that moves the part."""
-    here, there = space.point(one), space.point(other)
-    skipped = {"n_gpu_layers", "n_cpu_moe", beside}
-    skipped |= {"n_ubatch", "n_batch", "n_threads_batch"} if part == "tg" else {"n_threads"}
-    return any(here[name] != there[name] for name in here if name not in skipped)
+    def _differ_in(self, one: Params, other: Params, part: Part) -> set[str]:
+        here, there = self._space.point(one), self._space.point(other)
+        return {name for name in here if here[name] != there[name]} - _PLACEMENT - _IDLE[part]

@@ -7,11 +7,15 @@ from typing import Protocol, TypeAlias
 from autotune.llama_cpp.grid_run import Event as BenchEvent
 from autotune.llama_cpp.grid_run import Progress, Result
 from autotune.llama_cpp.grids import Trial
+from autotune.llama_cpp.patience import Phase
 from autotune.llama_cpp.records import Failure, Outcome
 from autotune.tuning.clock import Clock, alarm
 from autotune.tuning.costs import Costs
 from autotune.tuning.objective import Objective, Part
 from autotune.tuning.visits import Reading, Visit
+
+# A warm-up may take so much longer than what it warms up, by page faults and rising clocks.
+_WARMUP_SLOWER = 1.5
 
 # Whether a visit has lost by what one part of a request took, in seconds.
 Lost: TypeAlias = Callable[[Visit, Part, float], bool]
@@ -100,6 +104,7 @@ class Job:
         self._lost = lost
         self._open = [Open(visit, objective) for visit in visits]
         self._run: BenchRun | None = None
+        self._before: Progress | None = None
         self._stopped = False
 
     def stop(self) -> None:
@@ -148,10 +153,28 @@ class Job:
                 continue
             if isinstance(event, Progress):
                 self._desk.show(visit.visit, part, event)
+                self._watch(visit, part, event)
             else:
+                self._before = None
                 self._keep(visit, part, event)
             return
         # Of a test that only rounds off a grid.
+
+    def _watch(self, visit: Open, part: Part, progress: Progress) -> None:
+        """A warm-up of a prompt, or a repetition, says already that a test has lost."""
+        before, self._before = self._before, progress
+        if before is None or before.trial != progress.trial or self._lost is None:
+            return
+        warmed_up = before.phase is Phase.WARMUP and part == "pp"
+        if not warmed_up and before.phase is not Phase.RUN:
+            return
+        took_ns = int((progress.at - before.at) * 1e9)
+        seconds = self._objective.part_seconds(part, [max(took_ns, 1)])
+        if self._lost(visit.visit, part, seconds / (_WARMUP_SLOWER if warmed_up else 1)):
+            visit.missing.clear()
+            visit.reading = self._desk.finish(visit.ticket, visit.visit, visit.outcomes)
+            if self._run:
+                self._run.stop()
 
     def _keep(self, visit: Open, part: Part, result: Result) -> None:
         del visit.missing[part]

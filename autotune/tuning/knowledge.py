@@ -13,6 +13,8 @@ from autotune.tuning.visits import Reading
 
 # Of a single test on an idle machine, before two of the same have been seen.
 _NOISE_AT_FIRST = 0.02
+# A difference of fewer standard errors is no difference to search by.
+_ERRORS = 1.0
 # What has failed for these would fail again; a hang or a crash may be an accident, once.
 _FOR_GOOD = frozenset({FailureKind.OOM, FailureKind.UNSUPPORTED, FailureKind.BAD_ARGUMENTS})
 
@@ -26,6 +28,7 @@ class Knowledge:
         self._clean: dict[tuple[Part, Params], list[float]] = defaultdict(list)
         self._disturbed: dict[tuple[Part, Params], list[float]] = defaultdict(list)
         self._failures: dict[tuple[Part, Params], list[FailureKind]] = defaultdict(list)
+        self._dropped: set[tuple[Part, Params]] = set()
 
     def add(self, reading: Reading) -> None:
         """Learn from a visit."""
@@ -38,6 +41,8 @@ class Knowledge:
                 where[key].append(self.objective.part_seconds(part, measured.samples_ns))
             elif part in reading.outcomes and reading.failure:
                 self._failures[key].append(reading.failure.kind)
+            elif not reading.outcomes:
+                self._dropped.add(key)
 
     def forget(self, unwanted: Callable[[Reading], bool]) -> None:
         """Count some readings as disturbed: the machine was not itself when they were made."""
@@ -73,10 +78,37 @@ class Knowledge:
             total += seconds
         return total
 
+    def gain(self, params: Params, *, over: Params) -> float:
+        """By what share of a request `params` is faster; a part that cannot be told apart is equal.
+
+        What changes prompts would otherwise drown in the noise of generation, and the other way.
+        -1 where a part of either was not measured.
+        """
+        mine = theirs = 0.0
+        for part in self.objective.parts:
+            a, b = self.part_seconds(over, part), self.part_seconds(params, part)
+            if a is None or b is None:
+                return -1.0
+            theirs += a
+            mine += b if abs(math.log(b / a)) > self._error(params, over, part) else a
+        return 1 - mine / theirs
+
+    def _error(self, one: Params, other: Params, part: Part) -> float:
+        """What a log ratio of a part must exceed to be more than chance."""
+        counts = [
+            len(self._clean.get((part, self.objective.key(p, part)), ())) for p in (one, other)
+        ]
+        return _ERRORS * self.noise() * math.sqrt(sum(1 / max(n, 1) for n in counts))
+
     def times_measured(self, params: Params) -> int:
         """How many clean readings there are of the part that has the fewest."""
         keys = [(part, self.objective.key(params, part)) for part in self.objective.parts]
         return min(len(self._clean.get(key, ())) for key in keys)
+
+    def has_lost(self, params: Params) -> bool:
+        """A part of it was dropped while it ran, because it took much too long."""
+        keys = ((part, self.objective.key(params, part)) for part in self.objective.parts)
+        return any(key in self._dropped and key not in self._clean for key in keys)
 
     def has_failed(self, params: Params) -> bool:
         """It failed for good, or twice."""

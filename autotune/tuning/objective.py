@@ -21,8 +21,8 @@ Part = Literal["pp", "tg"]
 
 # A test long enough that a clock and a scheduler are small beside it, and no longer than needed.
 TARGET_TEST_S = 1.5
-# Prompts are tested by at least this many tokens, so that ubatches can be told apart, and by at most
-# this many: more of them take as long for each token.
+# Prompts are tested by at least this many tokens, so that ubatches can be told apart, and by at
+# most this many: more of them take as long for each token.
 LEAST_PROMPT, MOST_PROMPT = 256, 2048
 LEAST_GENERATED, MOST_GENERATED = 8, 64
 

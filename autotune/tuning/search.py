@@ -20,7 +20,8 @@ from dataclasses import dataclass
 from autotune.hardware import Hardware
 from autotune.llama_cpp.grids import CONTEXT_FIELDS, model_params
 from autotune.params import Params
-from autotune.tuning import events, frontier
+from autotune.tuning import events
+from autotune.tuning.frontier import Frontier
 from autotune.tuning.lab import CouldNotMeasure, Lab, TimeIsUp
 from autotune.tuning.objective import Part
 from autotune.tuning.space import Space, Value, value_in
@@ -45,17 +46,17 @@ _DRIFT = 4.0
 # What looks better by so many times the noise of a test needs no second opinion to be believed.
 _SURE = 4.0
 _COARSE_THREADS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
-# Ubatches in the order in which they are worth trying on a GPU, the default being measured already.
-_LADDER = (2048, 4096, 1024, 512, 256)
+# Ubatches in the order in which they are worth trying on a GPU, the default of 512 being measured
+# already; the outermost only where the one before them was the best.
+_LADDER = ((2048, None), (4096, 2048), (1024, None), (256, 512))
 _SWITCHES = (
     "load_mode",
     "flash_attn",
-    "no_op_offload",
     "repack",
     "no_kv_offload",
+    "no_op_offload",
     "cache_type",
     "numa",
-    "n_batch",
 )
 # Of the budget, for the verification; more only where it is short, for the least that may decide.
 _SHARE, _MOST_SHARE = 0.25, 0.5
@@ -172,6 +173,7 @@ class Search:
             params is not None
             and self._memory.fits(params)
             and not self._known.has_failed(params)
+            and not self._known.has_lost(params)
             and self._known.seconds(params) is None
         )
 
@@ -180,25 +182,31 @@ class Search:
         best = min(challengers, key=self._seconds, default=self.incumbent)
         if self._seconds(best) >= self._seconds(self.incumbent) * (1 - _WORTH):
             return False
-        self.incumbent = best
+        self._promote(best)
+        return True
+
+    def _promote(self, challenger: Params) -> None:
+        self.incumbent = challenger
         self._lab.tell(
             events.NewIncumbent(
-                params=best,
-                seconds=self._seconds(best),
+                params=challenger,
+                seconds=self._seconds(challenger),
                 baseline_s=self._seconds(self.baseline),
             )
         )
-        return True
 
     def _challenge(self, challenger: Params) -> bool:
         """A second opinion on both sides before the incumbent is left; one reading is luck."""
-        if self._seconds(challenger) >= self._seconds(self.incumbent) * (1 - _WORTH):
+        gain = self._known.gain(challenger, over=self.incumbent)
+        if gain <= _WORTH:
             return False
-        gain = math.log(self._seconds(self.incumbent) / self._seconds(challenger))
-        if self._known.times_measured(challenger) < 2 and gain < _SURE * self._known.noise():  # noqa: PLR2004 - a second opinion
+        if self._known.times_measured(challenger) == 1 and gain < _SURE * self._known.noise():
             both = [challenger, self.incumbent]
             self._visit(Kind.SECOND, "challenger", both, may_lose=False)
-        return self._consider(challenger)
+        if self._known.gain(challenger, over=self.incumbent) <= _WORTH:
+            return False
+        self._promote(challenger)
+        return True
 
     def _with(self, name: str, value: Value) -> Params | None:
         """The incumbent with one parameter changed, refitted where that takes memory."""
@@ -261,7 +269,7 @@ class Search:
         if len(runners) < 2:  # noqa: PLR2004 - alone, nobody races
             return
         self._visit(Kind.RACE, name, runners, parts=parts)
-        for _ in range(_RACE_ROUNDS):
+        for _ in range(1 if self._loads_are_dear() else _RACE_ROUNDS):
             best = min(runners, key=self._seconds)
             beside = next(d for d in self._space.dimensions if d.name == name).beside(
                 value_in(best, name)
@@ -276,9 +284,18 @@ class Search:
                 key=lambda p: (str(type(value_in(p, name))), value_in(p, name)),
                 reverse=True,
             )
-            self._visit(Kind.RACE, name, again, parts=parts)
+            self._visit(
+                Kind.RACE, name, again, parts=parts, repetitions=self._while_loaded(again, parts)
+            )
             runners = [*runners, *new]
         self._consider(*runners)
+
+    def _while_loaded(self, runners: Sequence[Params], parts: tuple[Part, ...]) -> int:
+        """More repetitions where the tests are little beside the load that they share."""
+        visits = [Visit(kind=Kind.RACE, source="", params=p, parts=parts) for p in runners]
+        load_s, least = self._lab.costs.load_s(), self._lab.least_repetitions()
+        tests_s = self._lab.cost_s(visits) - load_s
+        return min(max(round(load_s / max(tests_s, 0.1)), least), 3)
 
     def _runners(self, name: str, values: Sequence[Value]) -> list[Params]:
         changed = [self._space.with_value(self.incumbent, name, value) for value in values]
@@ -302,9 +319,11 @@ class Search:
             based = self.incumbent
         self._challenge_with([self._memory.fitted(self._all_on_gpu(based))], "layers")
         rungs = self._space.values_of("n_ubatch") or (self.incumbent.n_ubatch or 512,)
-        for n_ubatch in (n for n in _LADDER if n in rungs):
-            rung = self._space.with_value(self._all_on_gpu(based), "n_ubatch", n_ubatch)
-            self._challenge_with([self._memory.fitted(rung)], f"n_ubatch={n_ubatch}")
+        for n_ubatch, on_condition_of in _LADDER:
+            best = self.incumbent.n_ubatch
+            if n_ubatch in rungs and (on_condition_of is None or best == on_condition_of):
+                rung = self._space.with_value(self._all_on_gpu(based), "n_ubatch", n_ubatch)
+                self._challenge_with([self._memory.fitted(rung)], f"n_ubatch={n_ubatch}")
         if any(gpu.backend in _DOUBTFUL or gpu.integrated for gpu in self._hardware.gpus):
             self._try_fewer_layers()
 
@@ -357,29 +376,28 @@ class Search:
         if other is None or not self._new(other):
             return
         source, mine = f"{name}={value}", self.incumbent
-        if model_params(other) != model_params(mine):
+        if model_params(other) != model_params(mine) or self._loads_are_dear():
             self._visit(Kind.TOGGLE, source, [other])
             self._challenge(other)
             return
-        parts: tuple[Part, ...] = ("pp",) if name == "n_batch" else self._parts
         order = [mine, other, other, mine]
-        readings = self._visit(Kind.TOGGLE, source, order, parts=parts, may_lose=False)
-        if self._gain_among(readings, mine, other, parts) > _WORTH:
+        readings = self._visit(Kind.TOGGLE, source, order, may_lose=False)
+        if self._gain_among(readings, mine, other) > _WORTH:
             self._consider(other)
 
-    def _gain_among(
-        self, readings: Sequence[Reading], mine: Params, other: Params, parts: Sequence[Part]
-    ) -> float:
+    def _loads_are_dear(self) -> bool:
+        """A load takes longer than the tests of a whole configuration."""
+        visit = Visit(kind=Kind.TAIL, source="", params=self.incumbent, parts=self._parts)
+        load_s = self._lab.costs.load_s()
+        return load_s > self._lab.cost_s([visit]) / 2
+
+    def _gain_among(self, readings: Sequence[Reading], mine: Params, other: Params) -> float:
         """By how much `other` was faster in these readings alone; -1 where it cannot be told."""
-        seconds = {}
-        for params in (mine, other):
-            own = [r for r in readings if r.visit.params == params]
-            total = self._total(own, parts)
-            if total is None:
-                return -1.0
-            rest = [self._known.part_seconds(params, p) or 0 for p in self._parts if p not in parts]
-            seconds[params] = total + sum(rest)
-        return 1 - seconds[other] / seconds[mine]
+        seconds = [
+            self._total([r for r in readings if r.visit.params == params], self._parts)
+            for params in (mine, other)
+        ]
+        return 1 - seconds[1] / seconds[0] if seconds[0] and seconds[1] else -1.0
 
     def _total(self, readings: Sequence[Reading], parts: Sequence[Part]) -> float | None:
         objective, total = self._known.objective, 0.0
@@ -394,9 +412,8 @@ class Search:
     def _follow_frontier(self) -> None:
         """Try the best prediction, learn from it, and again, while it promises 1 %."""
         for _ in range(4):
-            promised = frontier.best_promise(
-                self._known, self._memory, self._space, self._options(), self.incumbent
-            )
+            frontier = Frontier(self._known, self._memory, self._space)
+            promised = frontier.best_promise(self._options(), self.incumbent)
             if (
                 promised is None
                 or promised.gain < _GAIN_THAT_COUNTS
@@ -500,7 +517,7 @@ class Search:
             return
         pair_s = round_s(lab, self.baseline, [self.incumbent])
         gain = math.log(self._seconds(self.baseline) / self._seconds(self.incumbent))
-        wanted_s = pairs_for(gain, self._known.noise()) * pair_s
+        wanted_s = (pairs_for(gain, self._known.noise()) + 0.5) * pair_s
         least_s = (LEAST_ROUNDS + 0.5) * pair_s
         lab.reserved_s = min(wanted_s, max(_SHARE * budget_s, least_s), _MOST_SHARE * budget_s)
 
@@ -509,4 +526,4 @@ def pairs_for(gain: float, noise: float) -> int:
     """Pairs that are likely to show a gain (a log ratio) at this noise of one test."""
     spread = math.sqrt(2) * noise + 0.01
     needed = (3.5 * spread / max(gain, 0.02)) ** 2
-    return min(max(math.ceil(needed) + 1, LEAST_ROUNDS + 1), 12)
+    return min(max(math.ceil(needed) + 1, LEAST_ROUNDS), 12)

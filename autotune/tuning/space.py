@@ -25,8 +25,8 @@ from autotune.tuning.objective import Objective
 
 Value = int | str | bool
 
-# A larger ubatch paid up to 2048 on a GPU that holds all (llama.cpp PR #24546), and up to 4096 where
-# experts are copied to it; on a CPU those from 64 to 1024 differ by a few percent.
+# A larger ubatch paid up to 2048 on a GPU that holds all (llama.cpp PR #24546), and up to 4096
+# where experts are copied to it; on a CPU those from 64 to 1024 differ by a few percent.
 UBATCHES = (64, 128, 256, 512, 1024, 2048, 4096)
 # Only llama.cpp's default and one that the largest ubatch fits in: between them nothing moves.
 BATCHES = (512, 1024, 2048, 4096)
@@ -336,6 +336,6 @@ def explicit(params: Params, echoed: Mapping[str, int | str]) -> Params:
     """
     names = ("n_threads", "n_batch", "n_ubatch")
     told = {n: echoed[n] for n in names if getattr(params, n) is None and n in echoed}
-    told["flash_attn"] = _FLASH_ATTN.get(echoed.get("flash_attn"), "auto")  # type: ignore[assignment]
+    told["flash_attn"] = _FLASH_ATTN.get(echoed.get("flash_attn"), "auto")
     said = replace(params, **told)  # type: ignore[arg-type]
     return replace(said, n_threads_batch=params.n_threads_batch or said.n_threads)

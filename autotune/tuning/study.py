@@ -207,14 +207,19 @@ def _load(path: Path) -> optuna.Study:
     try:
         with _quiet():
             study = optuna.load_study(study_name=NAME, storage=_url(path))
-            if study.user_attrs["format_version"] != FORMAT_VERSION:
-                raise KeyError("format_version")
-            return study
+            version = study.user_attrs["format_version"]
     except Exception as error:  # SQLAlchemy's, sqlite's and Optuna's: whatever a bad file brings.
-        raise SurroundingsError(
-            f"{path} cannot be read as a study: {str(error).splitlines()[0][:200]}",
-            hint="--fresh begins a new one; this one stays as it is",
-        ) from error
+        raise _unreadable(path, str(error).splitlines()[0][:200]) from error
+    if version != FORMAT_VERSION:
+        raise _unreadable(path, f"its format is {version}, not {FORMAT_VERSION}")
+    return study
+
+
+def _unreadable(path: Path, why: str) -> SurroundingsError:
+    return SurroundingsError(
+        f"{path} cannot be read as a study: {why}",
+        hint="--fresh begins a new one; this one stays as it is",
+    )
 
 
 @contextmanager
