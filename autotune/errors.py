@@ -2,12 +2,16 @@
 
     AutotuneError
     ├── ConfigError             2   a command, flag or file of settings is wrong
-    └── SurroundingsError       3   something this run needs is not there or not usable
-        ├── ModelNotFound           no file at the path
-        ├── ModelUnreadable         a file that may not or cannot be read, or a directory
-        ├── GGUFInvalid             the file is empty, not GGUF, truncated or malformed
-        ├── LlamaCppNotFound        one of llama.cpp's programs is nowhere
-        └── LlamaCppUnusable        it is there, but does not run, or cannot do what is needed
+    ├── SurroundingsError       3   something this run needs is not there or not usable
+    │   ├── ModelNotFound           no file at the path
+    │   ├── ModelUnreadable         a file that may not or cannot be read, or a directory
+    │   ├── GGUFInvalid             the file is empty, not GGUF, truncated or malformed
+    │   ├── LlamaCppNotFound        one of llama.cpp's programs is nowhere
+    │   └── LlamaCppUnusable        it is there, but does not run, or cannot do what is needed
+    ├── CouldNotMeasure         4   llama-bench gave nothing that an answer could rest on
+    ├── OtherStudy              5   the study belongs to another machine, model, build or space
+    └── Interrupted           130   the user has had enough; what was measured is kept
+        └── Terminated        143   the system has
 
 What the user sees is `lcm: error: <message>` and then `hint: <hint>`.
 """
@@ -62,6 +66,30 @@ class LlamaCppNotFound(SurroundingsError):
 
 class LlamaCppUnusable(SurroundingsError):
     """A program of llama.cpp does not run here, or cannot do what is needed."""
+
+
+class CouldNotMeasure(AutotuneError):
+    """llama-bench gave no measurement that an answer could rest on."""
+
+    exit_code = 4
+
+
+class OtherStudy(AutotuneError):
+    """What a study has measured is not true of what is here now."""
+
+    exit_code = 5
+
+
+class Interrupted(AutotuneError):
+    """The user has ended it (SIGINT); the hint goes on with it."""
+
+    exit_code = 130  # 128 + SIGINT, as shells count it.
+
+
+class Terminated(Interrupted):
+    """The system has ended it (SIGTERM)."""
+
+    exit_code = 143
 
 
 def printable(text: str) -> str:

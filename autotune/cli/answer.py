@@ -95,6 +95,9 @@ RecommendedParams = TypedDict(
         "--mlock": bool,
         "--no-mmap": bool,
         "--numa": NotRequired[Literal["distribute", "isolate", "numactl"]],
+        "--no-op-offload": NotRequired[Annotated[bool, "prompts of layers on the CPU stay there"]],
+        "--no-kv-offload": NotRequired[Annotated[bool, "the cache stays in the host's memory"]],
+        "--no-repack": NotRequired[Annotated[bool, "weights are used as they lie in the file"]],
         "--cache-ram": Annotated[int, "MiB for llama-server's prompt cache"],
     },
 )
@@ -153,8 +156,77 @@ CommandSection = TypedDict(
 )
 
 
-class RunAnswer(TypedDict):
-    """What `lcm run --model M --optimize` prints."""
+GainVerdict = Literal["better", "not shown", "worse"]
+
+
+class WorkloadSection(TypedDict):
+    """The request that was tuned for."""
+
+    name: str
+    n_prompt: Annotated[int, "tokens of the prompt"]
+    n_gen: Annotated[int, "tokens that are generated"]
+    n_depth: Annotated[int, "tokens in the cache before"]
+    objective: Annotated[Literal["request", "pp", "tg"], "whose seconds are minimised"]
+
+
+class SamplesSection(TypedDict):
+    """One test of the verification, as llama-bench timed it."""
+
+    round: Annotated[str, "in which round, in the order in which they ran"]
+    test: Annotated[str, "llama-bench's name of it: pp512, tg64 @ d4096"]
+    samples_ns: Annotated[list[int], "of each repetition"]
+    disturbed: Annotated[str, "what else the machine did; empty if nothing"]
+
+
+class SideSection(TypedDict):
+    """One of two configurations that were compared."""
+
+    params: Annotated[dict[str, int | float | str | bool | list[str]], "in llama-bench's names"]
+    pp_tokens_per_s: Annotated[float | None, "median of all that was measured; null: not measured"]
+    tg_tokens_per_s: float | None
+    request_s: Annotated[float | None, "seconds of one request, by those medians"]
+    samples: Annotated[list[SamplesSection], "of the verification alone, raw"]
+
+
+class EvidenceSection(TypedDict):
+    """What was measured, and what it shows."""
+
+    verdict: Annotated[GainVerdict, "of the candidate against llama.cpp's defaults"]
+    workload: WorkloadSection
+    baseline: Annotated[SideSection, "llama.cpp's own defaults"]
+    candidate: Annotated[SideSection | None, "the best that was found; null: the defaults"]
+    winner: Annotated[bool, "the candidate is what is recommended"]
+    ratio: Annotated[float | None, "how many times as fast as the defaults; null: not compared"]
+    low: Annotated[float | None, "lower end of the interval of the ratio"]
+    high: float | None
+    confidence: Annotated[float | None, "of that interval"]
+    pairs: Annotated[int, "interleaved rounds that it rests on"]
+    rule: Annotated[str, "how the interval is made"]
+    complete: Annotated[bool, "false: it was interrupted, and --resume goes on"]
+    trials: Annotated[int, "visits of configurations, the verification's included"]
+    failures: Annotated[dict[str, int], "by kind"]
+    elapsed_s: float
+    waited_s: Annotated[float, "of it, for a busy machine"]
+    disturbed_rounds: Annotated[int, "of the verification, that do not count"]
+    study: Annotated[str, "the folder that holds everything; study.db is an Optuna study"]
+
+
+class MeasuredSection(TypedDict):
+    """The profile that was measured for this model, machine and build of llama.cpp."""
+
+    date: str
+    build: str
+    verdict: Annotated[str, "as in `evidence`; empty where it was not verified"]
+    ratio: Annotated[float | None, "how many times as fast as llama.cpp's defaults"]
+    low: float | None
+    high: float | None
+    workload: str
+    params: Annotated[dict[str, int | float | str | bool | list[str]], "in llama-bench's names"]
+    profile: Annotated[str, "the file; `lcm run --model M` starts with it"]
+
+
+class Recommended(TypedDict):
+    """What every answer of `lcm run --model M --optimize` has."""
 
     schema_version: Annotated[Literal[1], "changes when a key changes its meaning"]
     hardware: HardwareSection
@@ -167,6 +239,13 @@ class RunAnswer(TypedDict):
     memory: Annotated[MemorySection, "of llama-server under the recommended parameters"]
     context_ladder: list[RungSection]
     command: CommandSection
+
+
+class RunAnswer(Recommended, total=False):
+    """What `lcm run --model M --optimize` prints, with --deep or without."""
+
+    measured: Annotated[MeasuredSection, "where there is a profile, without --deep"]
+    evidence: Annotated[EvidenceSection, "with --deep"]
 
 
 class InspectAnswer(TypedDict):

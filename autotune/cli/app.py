@@ -11,7 +11,7 @@ from autotune import __version__
 from autotune.cli import console
 from autotune.cli.doctor import doctor
 from autotune.cli.inspect_ import inspect
-from autotune.cli.run import run
+from autotune.cli.run import RunCommand, run
 from autotune.errors import EXIT_BUG, EXIT_DONE, AutotuneError, ConfigError
 
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells count it
@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # Rich costs 75 ms.
 )
-app.command()(run)
+app.command(cls=RunCommand)(run)
 app.command()(inspect)
 app.command()(doctor)
 

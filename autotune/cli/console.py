@@ -41,6 +41,11 @@ def command(argv: Sequence[str]) -> None:
     text(shlex.join(argv))
 
 
+def quoted(argv: Sequence[str]) -> str:
+    """A command as one would type it."""
+    return shlex.join(argv)
+
+
 def warning(what: str) -> None:
     """Say what may be wrong, and go on."""
     _say(f"lcm: warning: {printable(what)}")
@@ -49,6 +54,12 @@ def warning(what: str) -> None:
 def note(what: str) -> None:
     """Say what is being done, beside the answer."""
     _say(f"lcm: {printable(what)}")
+
+
+def lines(text_: str) -> None:
+    """Say several lines beside the answer, a table for example."""
+    for line in text_.splitlines():
+        _say(printable(line))
 
 
 def error(message: str, hint: str, details: Sequence[str] = ()) -> None:

@@ -3,10 +3,11 @@
 from pathlib import Path
 
 from autotune.cli import console
+from autotune.cli.answer import MeasuredSection
 from autotune.cli.compose import run_answer
 from autotune.errors import ConfigError
-from autotune.hardware import detect_hardware, storage_of
-from autotune.model import analyze_model
+from autotune.hardware import Hardware, detect_hardware, storage_of
+from autotune.model import Model, analyze_model
 from autotune.recommend import Recommendation, Request, generate_recommendations
 
 
@@ -21,8 +22,23 @@ def recommend(model: Path, ctx_size: int | None, explain: str | None) -> None:
     )
     if explain is not None:
         console.text(_explained(recommendation, explain))
-    else:
-        console.answer(run_answer(hardware, storage, analyzed, recommendation))
+        return
+    answer = run_answer(hardware, storage, analyzed, recommendation)
+    measured = _measured(analyzed, hardware)
+    if measured:
+        answer["measured"] = measured
+    console.answer(answer)
+
+
+def _measured(model: Model, hardware: Hardware) -> MeasuredSection | None:
+    """The profile of this model, machine and installed build, where one was measured."""
+    from autotune.results.profile import profile_folder  # noqa: PLC0415 - --explain does without
+
+    if not profile_folder().is_dir():
+        return None
+    from autotune.cli.stored import stored_profile  # noqa: PLC0415 - many machines have none
+
+    return stored_profile(model, hardware)
 
 
 def _explained(recommendation: Recommendation, key: str) -> str:

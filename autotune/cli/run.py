@@ -1,13 +1,41 @@
-"""`lcm run --model M`: recommend by rules with --optimize, or else start llama.cpp."""
+"""`lcm run --model M`: recommend by rules or by measuring with --optimize, or start llama.cpp."""
 
 from collections.abc import Mapping
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand, TyperOption
 
 from autotune.errors import EXIT_DONE, ConfigError
+
+# Which options are shown by `lcm run --help`, and which by `lcm run --deep --help`: all of them
+# together would fill two screens.
+_MEASURING = frozenset(
+    "budget until trials profile objective allow_lossy_kv param seed resume fresh results_dir "
+    "llama_bench no_verify".split()
+)
+_NOT_MEASURING = frozenset({"mode", "dry_run", "config", "explain"})
+
+
+class RunCommand(TyperCommand):
+    """`lcm run`, whose help speaks of measuring when that is asked for."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - click's, or Typer's copy
+        deep = "--deep" in args
+        for parameter in self.params:
+            if isinstance(parameter, TyperOption):
+                parameter.hidden = parameter.name in (_NOT_MEASURING if deep else _MEASURING)
+        return super().parse_args(ctx, args)
+
+
+class Objective(StrEnum):
+    """What is to be fast."""
+
+    request = "request"
+    pp = "pp"
+    tg = "tg"
 
 
 class Mode(StrEnum):
@@ -25,9 +53,7 @@ def run(
         ),
     ] = None,
     *,
-    model: Annotated[
-        Path, typer.Option(metavar="PATH", help="The GGUF file; of a split model, any shard.")
-    ],
+    model: Annotated[Path, typer.Option(metavar="PATH", help="The GGUF file, or any shard.")],
     optimize: Annotated[
         bool, typer.Option("--optimize", help="Print the recommended parameters as JSON.")
     ] = False,
@@ -36,13 +62,11 @@ def run(
     ] = None,
     explain: Annotated[
         str | None,
-        typer.Option(
-            metavar="KEY", help="Print the reason and evidence for one parameter instead."
-        ),
+        typer.Option(metavar="KEY", help="Print the reason for one parameter instead."),
     ] = None,
     mode: Annotated[
         Mode | None,
-        typer.Option(help="Without --optimize: which program to start; cli by default."),
+        typer.Option(help="Which program to start; cli by default."),
     ] = None,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the command instead of starting it.")
@@ -51,13 +75,102 @@ def run(
         Path | None,
         typer.Option(metavar="FILE", help="Start with a saved answer of --optimize."),
     ] = None,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Measure; see lcm run --deep --help.")
+    ] = False,
+    budget: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Measure for at most 10m, 8h, ...")
+    ] = None,
+    until: Annotated[str | None, typer.Option(metavar="HH:MM", help="Measure until then.")] = None,
+    trials: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="Measure at most so many times.")
+    ] = None,
+    profile: Annotated[
+        str | None,
+        typer.Option(metavar="NAME|FILE", help="The workload: chat, coding-agent, ..., or TOML."),
+    ] = None,
+    objective: Annotated[
+        Objective | None, typer.Option(help="What is to be fast: a whole request, pp or tg.")
+    ] = None,
+    allow_lossy_kv: Annotated[
+        str | None,
+        typer.Option(metavar="TYPES", help="Also try such a cache: q8_0, or q8_0,q4_0."),
+    ] = None,
+    param: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUES", help="Fix or narrow one: n_ubatch=512,1024."),
+    ] = None,
+    seed: Annotated[int | None, typer.Option(metavar="N", help="Of the search's choices.")] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with what was interrupted.")
+    ] = False,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew.")] = False,
+    results_dir: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where to keep what is measured.")
+    ] = None,
+    llama_bench: Annotated[
+        str | None, typer.Option(metavar="PATH", help="The llama-bench to measure with.")
+    ] = None,
+    no_verify: Annotated[
+        bool, typer.Option("--no-verify", help="Trust the search; claims nothing.")
+    ] = False,
 ) -> int:
-    """Start llama-cli or llama-server with this model's parameters, or recommend them.
+    """Start llama.cpp with the right parameters for this model, or recommend them.
 
+    \b
     Example: lcm run --model gemma-3-270m.gguf --optimize
-
+    Example: lcm run --model gemma-3-270m.gguf --optimize --deep --budget 10m
     Example: lcm run --model gemma-3-270m.gguf --mode server -- --port 8081
-    """
+    """  # noqa: D301 - \b keeps the lines of a paragraph apart
+    measuring = {
+        "--budget": budget,
+        "--until": until,
+        "--trials": trials,
+        "--profile": profile,
+        "--objective": objective,
+        "--allow-lossy-kv": allow_lossy_kv,
+        "--param": param,
+        "--seed": seed is not None,
+        "--resume": resume,
+        "--fresh": fresh,
+        "--results-dir": results_dir,
+        "--llama-bench": llama_bench,
+        "--no-verify": no_verify,
+    }
+    if deep:
+        _refuse({"--mode": mode, "--dry-run": dry_run, "--config": config, "--explain": explain})
+        if not optimize:
+            raise ConfigError("--deep measures for --optimize", hint="give both")
+        from autotune.cli.deep import deep as measure  # noqa: PLC0415 - loads Optuna
+        from autotune.cli.order import Asked, order_of  # noqa: PLC0415
+
+        return measure(
+            *order_of(
+                Asked(
+                    model=model,
+                    n_ctx=ctx_size,
+                    budget=budget,
+                    until=until,
+                    trials=trials,
+                    profile=profile,
+                    objective=objective.value if objective else None,
+                    lossy_types=allow_lossy_kv,
+                    parameters=tuple(param or ()),
+                    seed=seed or 0,
+                    resume=resume,
+                    fresh=fresh,
+                    results_dir=results_dir,
+                    llama_bench=llama_bench,
+                    verify=not no_verify,
+                    arguments=tuple(arguments or ()),
+                )
+            )
+        )
+    given = [name for name, value in measuring.items() if value]
+    if given:
+        raise ConfigError(
+            f"{', '.join(given)} is for measuring", hint="add --optimize --deep, or leave it out"
+        )
     if optimize or explain is not None:
         _refuse({"--mode": mode, "--dry-run": dry_run, "--config": config, "--": arguments})
         from autotune.cli.recommendation import recommend  # noqa: PLC0415 - --help does without

@@ -28,6 +28,8 @@ _FIELDS = {
     "--cache-type-v": "type_v",
     "--numa": "numa",
     "--cache-ram": "cache_ram",
+    "--no-op-offload": "no_op_offload",
+    "--no-kv-offload": "no_kv_offload",
 }
 # The least that a number may be; of the others it is 1.
 _LEAST = {"--n-gpu-layers": 0, "--n-cpu-moe": 0, "--cache-ram": -1}
@@ -53,7 +55,8 @@ def read_saved(file: Path, model: Model, hardware: Hardware) -> Params:
     if "--device" in values:
         values["--device"] = tuple(values["--device"])
     named = {field: values[key] for key, field in _FIELDS.items() if key in values}
-    return Params(**named, load_mode=_load_mode(values, model, hardware))
+    repack = False if values.get("--no-repack") else None
+    return Params(**named, repack=repack, load_mode=_load_mode(values, model, hardware))
 
 
 def _read(file: Path) -> dict[str, Any]:

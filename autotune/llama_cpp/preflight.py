@@ -6,7 +6,8 @@ but the weights are read from the disk twice, so that a large model takes its ti
 
 import re
 import signal
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from autotune.llama_cpp import failures, process
@@ -42,10 +43,20 @@ class Preflight:
     remedy: str = ""
     repack_off: bool = False  # It runs only with `--repack 0`.
     backends: str = ""  # As it names them in its records: "CPU", "CUDA,BLAS".
+    # What it takes by itself (`records.ECHOED`), and about how fast that is with two layers on a
+    # GPU, in tokens per second.
+    settings: Mapping[str, int | str] = field(default_factory=dict)
+    pp_rate: float = 0.0
+    tg_rate: float = 0.0
 
 
 def preflight(
-    program: Program, capabilities: Capabilities, model: Path, *, timeout: float = TIMEOUT_S
+    program: Program,
+    capabilities: Capabilities,
+    model: Path,
+    *,
+    extra_arguments: Sequence[str] = (),
+    timeout: float = TIMEOUT_S,
 ) -> Preflight:
     """Run a tiny prompt and a tiny generation of `model`.
 
@@ -53,6 +64,7 @@ def preflight(
         program: a llama-bench.
         capabilities: what it can.
         model: any model that it should be able to load.
+        extra_arguments: what it is always given, such as `--rpc HOST:PORT`.
         timeout: seconds for all of it.
 
     Raises:
@@ -64,7 +76,7 @@ def preflight(
             reason="it has no `-o jsonl`, so that a crash would lose what was measured",
             remedy=STREAMS_RECORDS_SINCE,
         )
-    command = [*program.command, *_arguments(capabilities, model)]
+    command = [*program.command, *_arguments(capabilities, model), *extra_arguments]
     first = process.run(command, timeout=timeout)
     verdict = _judge(first)
     if verdict.usable or first.code not in _WRONG_INSTRUCTION or not capabilities.has("--repack"):
@@ -89,7 +101,7 @@ def slow_build(program: Program) -> str:
 
 def _arguments(capabilities: Capabilities, model: Path) -> list[str]:
     # Two layers make every device that there is compute, and are in no one's way.
-    arguments = ["-m", str(model), "-p", str(N_PROMPT), "-n", str(N_GEN), "-r", "1", "-t", "1"]
+    arguments = ["-m", str(model), "-p", str(N_PROMPT), "-n", str(N_GEN), "-r", "1"]
     arguments += ["-ngl", "2", "-o", "jsonl"]
     return arguments + (["--no-warmup"] if capabilities.has("--no-warmup") else [])
 
@@ -123,11 +135,18 @@ def _recorded(stdout: str) -> Preflight:
     tests = [(record.test.n_prompt, record.test.n_gen) for record in records]
     if tests != [(N_PROMPT, 0), (0, N_GEN)]:
         return _bad_output(f"it ended with {len(tests)} of 2 records, and without an error")
-    return Preflight(usable=True, backends=_backends(records[0]))
+    prompt, generation = records
+    return Preflight(
+        usable=True,
+        backends=str(prompt.raw.get("backends", "")),
+        settings=prompt.settings,
+        pp_rate=_rate(prompt),
+        tg_rate=_rate(generation),
+    )
 
 
-def _backends(record: Record) -> str:
-    return str(record.raw.get("backends", ""))
+def _rate(record: Record) -> float:
+    return 1e9 * record.test.n_tokens / min(record.samples_ns)
 
 
 def _bad_output(reason: str) -> Preflight:

@@ -33,18 +33,31 @@ class Profile:
     params: Params
     date: str  # ISO 8601, when it was found.
     build: str  # The version of llama.cpp that it was measured with, as that prints it.
+    model: str = ""  # Its name, for people.
+    machine: str = ""  # `machine_digest`: profiles of one machine are seeds for each other.
+    verdict: str = ""  # better, not shown, worse; "" where it was not verified.
+    ratio: float | None = None  # How many times as fast as llama.cpp's defaults, with its interval.
+    low: float | None = None
+    high: float | None = None
+    workload: str = ""
+    study: str = ""  # The folder that holds the rest.
     format_version: int = FORMAT_VERSION
 
 
-def profile_folder(environ: Mapping[str, str] | None = None) -> Path:
+def results_folder(environ: Mapping[str, str] | None = None) -> Path:
     """`LCM_RESULTS_DIR`, or this user's folder for data."""
     environ = os.environ if environ is None else environ
     if environ.get("LCM_RESULTS_DIR"):
-        return Path(environ["LCM_RESULTS_DIR"]).expanduser() / "profiles"
+        return Path(environ["LCM_RESULTS_DIR"]).expanduser()
     data = Path(environ.get("XDG_DATA_HOME") or "")
     if not data.is_absolute():  # The XDG specification: a relative path is invalid and ignored.
         data = Path(environ.get("HOME") or Path("~").expanduser()) / ".local" / "share"
-    return data / "lcm-autotune" / "profiles"
+    return data / "lcm-autotune"
+
+
+def profile_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """Where the profiles of all models, machines and builds are kept."""
+    return results_folder(environ) / "profiles"
 
 
 def profile_path(
@@ -62,6 +75,23 @@ def profile_path(
     digest = hashlib.sha256(facts.encode("utf-8", "surrogatepass")).hexdigest()[:24]
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.name)[:60].strip(".-") or "model"
     return profile_folder(environ) / f"{name}-{digest}.json"
+
+
+def machine_digest(hardware: Hardware) -> str:
+    """The same as long as the machine is, as far as speed goes."""
+    return hashlib.sha256(json.dumps(_machine_facts(hardware)).encode()).hexdigest()[:24]
+
+
+def profiles_of_machine(
+    hardware: Hardware, environ: Mapping[str, str] | None = None
+) -> list[Profile]:
+    """Those of any model that were measured on this machine, newest first; not the damaged."""
+    digest, found = machine_digest(hardware), []
+    for path in sorted(profile_folder(environ).glob("*.json")):
+        with contextlib.suppress(ConfigError, SurroundingsError, FileNotFoundError):
+            found.append(load(path))
+    here = [profile for profile in found if profile.machine == digest]
+    return sorted(here, key=lambda profile: profile.date, reverse=True)
 
 
 def _model_facts(model: Model) -> list[object]:
@@ -106,10 +136,21 @@ def load(path: Path) -> Profile:
         raise _bad(path, "it is not an object")
     if kept.get("format_version") != FORMAT_VERSION:
         raise _bad(path, f"format_version is {kept.get('format_version')!r}, not {FORMAT_VERSION}")
-    for key in ("date", "build"):
-        if not isinstance(kept.get(key), str):
-            raise _bad(path, f"{key} is no text")
-    return Profile(params=_params(path, kept.get("params")), date=kept["date"], build=kept["build"])
+    return Profile(params=_params(path, kept.get("params")), **_facts(path, kept))
+
+
+def _facts(path: Path, kept: Mapping[str, object]) -> dict[str, Any]:
+    """All but the parameters; what is missing is as it is by default, where there is a default."""
+    hints = get_type_hints(Profile)
+    del hints["params"]
+    facts = {}
+    for key, hint in hints.items():
+        if key in kept or key in ("date", "build"):
+            try:
+                facts[key] = typed(kept.get(key), hint)
+            except TypeError as error:
+                raise _bad(path, f"{key} is {error}") from None
+    return facts
 
 
 def save(path: Path, profile: Profile) -> None:
@@ -122,7 +163,7 @@ def save(path: Path, profile: Profile) -> None:
     text = json.dumps({**asdict(profile), "params": kept}, indent=2) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_whole(path, text)
+        write_whole(path, text)
     except OSError as error:
         raise SurroundingsError(
             f"the profile {path} cannot be written: {error.strerror}",
@@ -130,7 +171,8 @@ def save(path: Path, profile: Profile) -> None:
         ) from error
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Replace a file at once: a reader finds the old text or the new one, also after a crash."""
     descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8") as file:

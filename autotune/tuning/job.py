@@ -172,7 +172,7 @@ class Job:
         seconds = self._objective.part_seconds(part, [max(took_ns, 1)])
         if self._lost(visit.visit, part, seconds / (_WARMUP_SLOWER if warmed_up else 1)):
             visit.missing.clear()
-            visit.reading = self._desk.finish(visit.ticket, visit.visit, visit.outcomes)
+            self._finish(visit)
             if self._run:
                 self._run.stop()
 
@@ -182,9 +182,13 @@ class Job:
         dropped = bool(visit.missing) and self._is_lost(visit.visit, part, result.outcome)
         if visit.missing and not dropped:
             return
-        visit.reading = self._desk.finish(visit.ticket, visit.visit, visit.outcomes)
+        self._finish(visit)
         if dropped:
             self._drop()
+
+    def _finish(self, visit: Open) -> None:
+        ticket, visit.ticket = visit.ticket, None  # Whatever is raised now, it is not given up.
+        visit.reading = self._desk.finish(ticket, visit.visit, visit.outcomes)
 
     def _is_lost(self, visit: Visit, part: Part, outcome: Outcome) -> bool:
         if isinstance(outcome, Failure):

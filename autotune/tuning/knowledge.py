@@ -4,6 +4,7 @@ import math
 import statistics
 from collections import defaultdict
 from collections.abc import Callable
+from dataclasses import replace
 
 from autotune.llama_cpp.records import FailureKind
 from autotune.params import Params
@@ -17,6 +18,8 @@ _NOISE_AT_FIRST = 0.02
 _ERRORS = 1.0
 # What has failed for these would fail again; a hang or a crash may be an accident, once.
 _FOR_GOOD = frozenset({FailureKind.OOM, FailureKind.UNSUPPORTED, FailureKind.BAD_ARGUMENTS})
+# What is said of a reading that was clean by itself.
+_SUSPECT = "the machine had changed"
 
 
 class Knowledge:
@@ -49,18 +52,10 @@ class Knowledge:
         readings, self.readings = self.readings, []
         for where in (self._clean, self._disturbed, self._failures):
             where.clear()
+        self._dropped.clear()
         for reading in readings:
-            if unwanted(reading) and not reading.disturbed:
-                self._mark(reading)
-            self.add(reading)
-
-    def _mark(self, reading: Reading) -> None:
-        for part in reading.visit.parts:
-            measured = reading.measured(part)
-            if measured:
-                key = part, self.objective.key(reading.visit.params, part)
-                seconds = self.objective.part_seconds(part, measured.samples_ns)
-                self._disturbed[key].append(seconds)
+            suspect = unwanted(reading) and not reading.disturbed
+            self.add(replace(reading, disturbed=_SUSPECT) if suspect else reading)
 
     def part_seconds(self, params: Params, part: Part) -> float | None:
         """The seconds of a part of a request, or None where it was not measured."""

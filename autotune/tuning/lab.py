@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from autotune.errors import AutotuneError
+from autotune.errors import CouldNotMeasure
 from autotune.llama_cpp.grid_run import Progress
 from autotune.llama_cpp.records import Failure, FailureKind, Measurement, Outcome, State
 from autotune.tuning import events
@@ -39,12 +39,6 @@ class TimeIsUp(Exception):
     """There is no time for what was asked, or the user has had enough."""
 
 
-class CouldNotMeasure(AutotuneError):
-    """llama-bench gave no measurement that an answer could rest on."""
-
-    exit_code = 4
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """How much may be measured. None: no limit."""
@@ -68,6 +62,7 @@ class Lab:
         n_cpus: int,
         observe: Callable[[], State],
         tell: Callable[[events.Event], None],
+        may_stop_tests: bool = True,
     ) -> None:
         self.knowledge = knowledge
         self.memory = memory
@@ -82,6 +77,7 @@ class Lab:
         self._clock = clock
         self._n_cpus = n_cpus
         self._observe = observe
+        self._may_stop_tests = may_stop_tests
         self._kept = [r for r in study.readings() if r.visit.source != INTERRUPTED]
         spent_s = max((r.elapsed_s for r in study.readings()), default=0.0)
         self._began = clock.now() - spent_s
@@ -154,7 +150,10 @@ class Lab:
             if not again or self._hurried:
                 break
             self._wait_for_quiet(readings[again[0]].disturbed)
-            fresh = self._once([visits[i] for i in again], repetitions, lost)
+            try:
+                fresh = self._once([visits[i] for i in again], repetitions, lost)
+            except TimeIsUp:  # What there is has to do.
+                break
             for i, reading in zip(again, fresh, strict=True):
                 readings[i] = reading
         return readings
@@ -182,7 +181,7 @@ class Lab:
             objective=self.knowledge.objective,
             costs=self.costs,
             repetitions=repetitions,
-            lost=lost,
+            lost=lost if self._may_stop_tests else None,
         )
         try:
             return self._job.measure(self._limit_s())

@@ -17,12 +17,13 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from autotune.errors import CouldNotMeasure
 from autotune.hardware import Hardware
 from autotune.llama_cpp.grids import CONTEXT_FIELDS, model_params
 from autotune.params import Params
 from autotune.tuning import events
 from autotune.tuning.frontier import Frontier
-from autotune.tuning.lab import CouldNotMeasure, Lab, TimeIsUp
+from autotune.tuning.lab import Lab, TimeIsUp
 from autotune.tuning.objective import Part
 from autotune.tuning.space import Space, Value, value_in
 from autotune.tuning.study import Study
@@ -482,8 +483,9 @@ class Search:
 
     def _proposal(self) -> Params | None:
         """What TPE asks for and is not measured yet: it repeats itself, and we do not."""
+        known = {reading.number for reading in self._known.readings}
         for attempt in range(5):
-            point = self._study.proposal(100 * len(self._known.readings) + attempt)
+            point = self._study.proposal(known, nth=attempt)
             params = self._memory.fitted(self._space.with_point(self._space.fixed, point))
             if params is not None and self._new(params):
                 return params

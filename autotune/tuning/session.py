@@ -34,6 +34,7 @@ class Plan:
     seed: int
     limits: Limits
     verify: bool = True
+    may_stop_tests: bool = True  # False where that would take something down with it.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +79,7 @@ class Session:
             n_cpus=max(plan.hardware.cpu.max_threads, 1),
             observe=observe,
             tell=tell,
+            may_stop_tests=plan.may_stop_tests,
         )
         self.search = Search(
             lab=self.lab,

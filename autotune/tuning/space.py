@@ -91,6 +91,7 @@ class Space:
 
     dimensions: tuple[Dimension, ...]
     fixed: Params  # What is the same for every configuration.
+    all_layers: int = ALL_LAYERS  # From so many `n_gpu_layers` on, they are all.
 
     def has(self, name: str) -> bool:
         return any(d.name == name for d in self.dimensions)
@@ -101,7 +102,11 @@ class Space:
 
     def point(self, params: Params) -> dict[str, Value]:
         """The value of each dimension in a configuration, unset ones as llama.cpp's defaults."""
-        return {d.name: _within(d, value_in(params, d.name)) for d in self.dimensions}
+        return {d.name: self._value_in(params, d.name) for d in self.dimensions}
+
+    def _value_in(self, params: Params, name: str) -> Value:
+        value = value_in(params, name)
+        return min(value, self.all_layers) if name == "n_gpu_layers" else value
 
     def holds(self, params: Params) -> bool:
         """Each value is one of its dimension's."""
@@ -112,11 +117,22 @@ class Space:
         """`params` with one dimension at another value; a batch is never below its ubatch."""
         if name == "cache_type":
             return replace(params, type_k=str(value), type_v=str(value))
-        if name == "n_gpu_layers" and value == max(self.values_of(name), default=None):
+        if name == "n_gpu_layers" and int(value) >= self.all_layers:
             value = ALL_LAYERS
         said = None if name in _OF_A_LOAD and value == DEFAULTS[name] else value
         changed = replace(params, **{name: said})  # type: ignore[arg-type]
-        return _batch_above_ubatch(changed, name)
+        return self._batch_above_ubatch(changed, name)
+
+    def _batch_above_ubatch(self, params: Params, changed: str) -> Params:
+        """The one that was not changed goes to its nearest value that leaves it so."""
+        n_batch, n_ubatch = params.n_batch, params.n_ubatch
+        if n_batch is None or n_ubatch is None or n_batch >= n_ubatch:
+            return params
+        if changed == "n_batch":
+            below = [int(v) for v in self.values_of("n_ubatch") if int(v) <= n_batch]
+            return replace(params, n_ubatch=max(below, default=n_batch))
+        above = [int(v) for v in self.values_of("n_batch") if int(v) >= n_ubatch]
+        return replace(params, n_batch=min(above, default=n_ubatch))
 
     def with_point(self, params: Params, point: Mapping[str, Value]) -> Params:
         """`params` with the values of a whole point."""
@@ -139,28 +155,12 @@ class Space:
         return sum(here[name] != there[name] for name in here)
 
 
-def _within(dimension: Dimension, value: Value) -> Value:
-    """999 layers are all of them."""
-    if dimension.name == "n_gpu_layers":
-        return min(value, max(dimension.values))
-    return value
-
-
 def value_in(params: Params, name: str) -> Value:
     """The value of a dimension in a configuration."""
     if name == "cache_type":
         return params.type_k or DEFAULT_CACHE_TYPE
     value: Value | None = getattr(params, name)
     return DEFAULTS.get(name, 0) if value is None else value
-
-
-def _batch_above_ubatch(params: Params, changed: str) -> Params:
-    n_batch, n_ubatch = params.n_batch, params.n_ubatch
-    if n_batch is None or n_ubatch is None or n_batch >= n_ubatch:
-        return params
-    if changed == "n_batch":
-        return replace(params, n_ubatch=n_batch)
-    return replace(params, n_batch=n_ubatch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,15 +202,16 @@ def make_space(
         **_switches(hardware, model, defaults),
         "cache_type": (DEFAULT_CACHE_TYPE, *wishes.lossy_types),
     }
+    every = {name: _with_own(name, values, defaults, seed) for name, values in every.items()}
     possible = {
         name: tuple(v for v in values if _sayable(name, v, capabilities))
         for name, values in every.items()
     }
-    possible = {name: _with_own(name, values, defaults, seed) for name, values in possible.items()}
     chosen = {name: values for name, values in possible.items() if values}
     chosen = {**chosen, **_wished(wishes, possible, capabilities)}
+    chosen = {**chosen, **_matching_batches(chosen, wishes)}
     dimensions = tuple(Dimension(name=name, values=values) for name, values in chosen.items())
-    whole = Space(dimensions=dimensions, fixed=defaults)
+    whole = Space(dimensions=dimensions, fixed=defaults, all_layers=model.n_offloadable)
     # Every dimension is said, at the default where that may be.
     fixed = whole.with_point(
         defaults,
@@ -219,7 +220,7 @@ def make_space(
             for d in dimensions
         },
     )
-    return Space(dimensions=tuple(d for d in dimensions if len(d.values) > 1), fixed=fixed)
+    return replace(whole, dimensions=tuple(d for d in dimensions if len(d.values) > 1), fixed=fixed)
 
 
 def _threads(cpu: Cpu, objective: Objective, defaults: Params) -> dict[str, tuple[Value, ...]]:
@@ -273,8 +274,8 @@ def _switches(hardware: Hardware, model: Model, defaults: Params) -> dict[str, t
 
 def _sayable(name: str, value: Value, capabilities: Capabilities) -> bool:
     """This llama-bench can be told so."""
-    if value == DEFAULTS.get(name) and name != "flash_attn":  # Before b9437 it was 0 or 1.
-        return True
+    if name in _OF_A_LOAD and value == DEFAULTS[name]:
+        return True  # By saying nothing.
     params = Space(dimensions=(), fixed=Params()).with_value(Params(), name, value)
     return not render(params, "bench", capabilities).unsupported
 
@@ -319,6 +320,27 @@ def _wished(
                 )
         chosen[name] = tuple(dict.fromkeys(values))
     return chosen
+
+
+def _matching_batches(
+    chosen: Mapping[str, tuple[Value, ...]], wishes: Wishes
+) -> dict[str, tuple[Value, ...]]:
+    """Every ubatch has a batch that it fits in, and every batch a ubatch that fits in it."""
+    if "n_batch" not in chosen or "n_ubatch" not in chosen:
+        return {}
+    batches, ubatches = (tuple(map(int, chosen[name])) for name in ("n_batch", "n_ubatch"))
+    if "n_batch" not in wishes.parameters:
+        batches = tuple(sorted({*batches, max(ubatches)}))
+    if "n_ubatch" not in wishes.parameters:
+        ubatches = tuple(n for n in ubatches if n <= max(batches)) or (max(batches),)
+        if min(ubatches) > min(batches):
+            ubatches = (min(batches), *ubatches)
+    elif max(ubatches) > max(batches):
+        raise ConfigError(
+            f"--param n_ubatch={max(ubatches)} is more than n_batch={max(batches)}",
+            hint="a batch is computed in ubatches: give an n_batch that is as large",
+        )
+    return {"n_batch": tuple(n for n in batches if n >= min(ubatches)), "n_ubatch": ubatches}
 
 
 _BOUNDED = frozenset({"n_threads", "n_threads_batch", "n_gpu_layers", "n_cpu_moe"})

@@ -20,6 +20,9 @@ PRIOR_WEIGHT = 4.0
 # that estimate's mean square falls short (tests/unit/test_stats.py draws such samples).
 _MAD_TO_SD = 1.4826
 _SMALL_SAMPLE = {2: 0.95, 3: 1.14, 4: 1.18, 5: 1.05, 6: 1.08, 7: 1.03, 8: 1.04}
+# How many of the degrees of freedom of a sample's own standard deviation such an estimate has: it
+# scatters more. With all of them, 5 pairs that spread by 3 % claimed 7.5 % of nothing at 0.95.
+_MAD_FREEDOM = 0.5
 # The variance of a Hodges-Lehmann estimate over that of a mean, for normal data: pi / 3.
 _HL_VARIANCE = math.pi / 3
 
@@ -65,8 +68,9 @@ def compare(
         raise ValueError("a comparison takes at least one pair")
     n = len(log_ratios)
     middle = hodges_lehmann(log_ratios)
-    freedom = prior_weight + n - 1
-    variance = (prior_weight * prior_sd**2 + (n - 1) * robust_sd(log_ratios) ** 2) / freedom
+    own_freedom = _MAD_FREEDOM * (n - 1)
+    freedom = prior_weight + own_freedom
+    variance = (prior_weight * prior_sd**2 + own_freedom * robust_sd(log_ratios) ** 2) / freedom
     quantile = t_quantile(1 - (1 - confidence) / 2, freedom)
     half = quantile * math.sqrt(_HL_VARIANCE * variance / n)
     return Comparison(

@@ -8,7 +8,7 @@ that is told as failed is invisible to TPE, which then walks into the same regio
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -90,11 +90,7 @@ class Study:
 
     def readings(self) -> list[Reading]:
         """Everything that was finished, in the order in which it was."""
-        done = self._study.get_trials(
-            deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
-        )
-        readings = [_reading(trial) for trial in done if "outcomes" in trial.user_attrs]
-        return sorted(readings, key=lambda reading: (reading.elapsed_s, reading.number))
+        return [_reading(trial) for trial in self._finished()]
 
     def begin(self, visit: Visit) -> Ticket:
         """Note that a visit is being measured."""
@@ -141,27 +137,33 @@ class Study:
             trial.set_user_attr("failure", why)
             self._study.tell(trial, state=TrialState.FAIL)
 
-    def proposal(self, n_visits: int) -> dict[str, Value]:
-        """What TPE would try next, given all that was told; it is not begun by this.
+    def proposal(self, numbers: Collection[int], *, nth: int) -> dict[str, Value]:
+        """What TPE would try next, given what came of some trials; it is not begun by this.
 
-        A sampler of its own for each number of visits, so that a resumed study is no copy of its
-        own beginning.
+        A sampler of its own each time, and the trials in the order in which they were finished, so
+        that a study that is worked through again proposes what it did.
+
+        Args:
+            numbers: of the trials that it may know: a resumed study holds later ones as well.
+            nth: of the proposals from the same trials.
         """
         sampler = optuna.samplers.TPESampler(
-            seed=self._seed * 100_003 + n_visits,
+            seed=self._seed * 100_003 + 100 * len(numbers) + nth,
             multivariate=True,
             n_startup_trials=_STARTUP_TRIALS,
         )
         with _quiet():
             draft = optuna.create_study(direction="minimize", sampler=sampler)
-            draft.add_trials(self._finished())
+            draft.add_trials(trial for trial in self._finished() if trial.number in numbers)
             trial = draft.ask(self._distributions)
         return dict(trial.params)
 
     def _finished(self) -> list[FrozenTrial]:
-        return self._study.get_trials(
+        done = self._study.get_trials(
             deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
         )
+        told = [trial for trial in done if "outcomes" in trial.user_attrs]
+        return sorted(told, key=lambda trial: (trial.user_attrs["elapsed_s"], trial.number))
 
     def set_state(self, state: str, result: Mapping[str, Any]) -> None:
         """Keep how the study ended, or how far it is."""

@@ -37,6 +37,7 @@ HOMES = {
     "pandas": "autotune/results/export.py",
     "psutil": "autotune/hardware/",
     "pynvml": "autotune/hardware/",
+    "rich": "autotune/cli/live.py",
     "typer": "autotune/cli/",
 }
 

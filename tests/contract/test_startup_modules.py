@@ -48,7 +48,7 @@ def test_recommending_does_not_load_what_starts_or_examines(tiny: Path) -> None:
     done = run_lcm("run", "--model", tiny, "--optimize", interpreter_options=["-X", "importtime"])
 
     modules = set(_IMPORT.findall(done.stderr))
-    others = {"cli.start", "cli.saved", "cli.diagnosis", "llama_cpp.checkup", "results.profile"}
+    others = {"cli.start", "cli.saved", "cli.diagnosis", "cli.deep", "llama_cpp.checkup"}
     assert done.returncode == 0
     assert "autotune.cli.compose" in modules
     assert modules & {f"autotune.{name}" for name in others} == set()

@@ -599,12 +599,17 @@ def test_the_version_is_printed() -> None:
     assert (done.returncode, done.stdout) == (0, f"lcm-autotune {__version__}\n")
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["inspect"]], ids=["lcm", "run", "inspect"])
-def test_the_help_fits_a_terminal_and_has_an_example(command: list[str]) -> None:
+@pytest.mark.parametrize(
+    ("command", "most_lines"),
+    # What measuring can be told is shown when it is asked for: it is longer than a small terminal.
+    [([], 24), (["run"], 24), (["inspect"], 24), (["run", "--deep"], 32)],
+    ids=["lcm", "run", "inspect", "run --deep"],
+)
+def test_the_help_fits_a_terminal_and_has_an_example(command: list[str], most_lines: int) -> None:
     done = run_lcm(*command, "--help")
     lines = done.stdout.splitlines()
     assert done.returncode == 0
-    assert len(lines) <= 24
+    assert len(lines) <= most_lines
     assert max(map(len, lines)) <= 80
     assert any(line.strip().startswith("Example: lcm ") for line in lines)
 

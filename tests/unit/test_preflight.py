@@ -6,6 +6,7 @@ import pytest
 from fakes.programs import BENCH_HELP, OLD_BENCH_HELP, WORKS, records, write_program
 
 from autotune.errors import LlamaCppUnusable
+from autotune.hardware import detect_hardware
 from autotune.llama_cpp.capabilities import ask
 from autotune.llama_cpp.locate import Program, find_program
 from autotune.llama_cpp.preflight import Preflight, preflight, slow_build
@@ -25,7 +26,12 @@ def fly(
 
 
 def test_a_program_that_measures_both_is_usable(tmp_path: Path) -> None:
-    assert fly(tmp_path, work=WORKS) == Preflight(usable=True, backends="CPU")
+    flight = fly(tmp_path, work=WORKS)
+
+    assert flight.usable
+    assert flight.backends == "CPU"
+    assert flight.pp_rate > 0
+    assert flight.tg_rate > 0
 
 
 def test_it_is_asked_for_a_prompt_and_a_generation_of_the_model(tmp_path: Path) -> None:
@@ -185,8 +191,12 @@ def test_the_real_one_runs_the_real_model(llama_cpp_dir: Path, gemma: Path) -> N
 
     flight = preflight(program, ask(program), gemma)
 
-    assert flight == Preflight(usable=True, backends=flight.backends)
+    assert flight.usable
+    assert not flight.repack_off
     assert "CPU" in flight.backends
+    # What llama.cpp takes by itself is known from its own record.
+    assert flight.settings["n_threads"] == detect_hardware().cpu.physical_cores
+    assert (flight.settings["n_batch"], flight.settings["n_ubatch"]) == (2048, 512)
     assert slow_build(program) == ""
 
 

@@ -1,0 +1,226 @@
+"""`lcm run --optimize --deep`: measure, keep, and print what was found with its evidence."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import FrameType
+
+from autotune.cli import console
+from autotune.cli.compose import run_answer
+from autotune.cli.live import watch
+from autotune.cli.measured import evidence_section, refined, served
+from autotune.cli.progress import Progress, summary
+from autotune.errors import EXIT_DONE, AutotuneError, ConfigError, Interrupted, Terminated
+from autotune.hardware.activity import Activity
+from autotune.llama_cpp.capabilities import build_identity
+from autotune.params import Params
+from autotune.results.profile import (
+    Profile,
+    machine_digest,
+    profile_path,
+    profiles_of_machine,
+    save,
+)
+from autotune.results.studies import Folder, new_folder, unfinished, written_by_one
+from autotune.tuning import events, prepare
+from autotune.tuning.clock import RealClock
+from autotune.tuning.prepare import Ground, Order
+from autotune.tuning.search import Seed
+from autotune.tuning.session import Plan, Session, Tuned
+from autotune.tuning.study import Study
+
+# How long a user who has pressed Ctrl-C waits for what can still be verified.
+PATIENCE_S = 10.0
+# Winners of other models that are tried beside the quick recommendation.
+_MOST_SEEDS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """How to begin, and where to keep what is measured."""
+
+    resume: bool = False
+    fresh: bool = False
+    results_dir: Path | None = None
+
+    @property
+    def environ(self) -> Mapping[str, str]:
+        """This process's environment, with the folder that was named."""
+        own = {"LCM_RESULTS_DIR": str(self.results_dir)} if self.results_dir else {}
+        return {**os.environ, **own}
+
+
+def deep(order: Order, start: Start) -> int:
+    """Measure, and print the refined recommendation.
+
+    Returns:
+        The exit code: 0, also where llama.cpp's defaults are the best answer.
+    """
+    environ = start.environ
+    console.note("looking at the machine and trying llama-bench")
+    ground = prepare.look_around(order, environ)
+    for note in ground.hardware.notes:
+        console.warning(note)
+    folder = _folder(order, ground, start)
+    with written_by_one(folder):
+        plan, study = _planned(order, ground, folder, start)
+        console.note(f"everything that is measured is kept in {folder.path}")
+        tuned, signal_number = _tune(order, ground, folder, plan, study)
+        tuned_profile = _profile(order, ground, folder, tuned)
+        save(folder.profile, tuned_profile)
+        if not tuned.hurried or tuned.verification.verdict == "better":
+            save(_profile_path(ground, environ), tuned_profile)
+        folder.in_state("interrupted" if tuned.hurried else "finished")
+    _print(order, ground, folder, plan, tuned)
+    if tuned.hurried:
+        raise _interrupted(signal_number)
+    return EXIT_DONE
+
+
+def _folder(order: Order, ground: Ground, start: Start) -> Folder:
+    """The study to go on with, or a new one."""
+    kept = unfinished(ground.model.name, order.workload.name, start.environ)
+    if start.resume:
+        if kept is None:
+            raise ConfigError(
+                f"there is no unfinished study of {ground.model.name} for {order.workload.name}",
+                hint="leave --resume out to begin one; --results-dir says where to look",
+            )
+        return kept
+    if kept is not None and not start.fresh:
+        console.note(f"beginning anew; --resume would go on with {kept.path}")
+    return new_folder(ground.model.name, order.workload.name, start.environ)
+
+
+def _planned(order: Order, ground: Ground, folder: Folder, start: Start) -> tuple[Plan, Study]:
+    if start.resume and folder.database.exists():
+        plan = prepare.plan_as_before(order, ground, folder.database)
+        return plan, Study.resume(folder.database, plan.space)
+    plan, facts = prepare.plan_of(order, ground, _seeds(ground, start.environ))
+    return plan, Study.create(folder.database, plan.space, facts, seed=order.seed)
+
+
+def _seeds(ground: Ground, environ: Mapping[str, str]) -> list[Seed]:
+    """What was best here before: for this model under another build, and for other models."""
+    profiles = [p for p in profiles_of_machine(ground.hardware, environ) if p.verdict == "better"]
+    ours_first = sorted(profiles, key=lambda p: p.model != ground.model.name)
+    return [
+        Seed(source=f"winner of {profile.model}", params=profile.params)
+        for profile in ours_first[:_MOST_SEEDS]
+    ]
+
+
+def _tune(
+    order: Order, ground: Ground, folder: Folder, plan: Plan, study: Study
+) -> tuple[Tuned, int]:
+    """Run the session, with the display, and with Ctrl-C as a wish to come to an end."""
+    activity = Activity()
+    progress = Progress(plan.objective, budget_s=plan.limits.budget_s)
+    with watch(progress, stderr_is_terminal=sys.stderr is not None and sys.stderr.isatty()) as show:
+
+        def tell(event: events.Event) -> None:
+            if isinstance(event, events.NewIncumbent):
+                save(folder.profile, _profile_of(order, ground, folder, event.params))
+            show(event)
+
+        session = Session(
+            plan,
+            bench=prepare.bench_of(order, ground, activity),
+            study=study,
+            memory=prepare.memory_of(order, ground, plan.objective),
+            clock=RealClock(),
+            observe=activity.read,
+            tell=tell,
+        )
+        with _interruptible(session) as received:
+            try:
+                return session.run(), received[-1] if received else signal.SIGINT
+            except (KeyboardInterrupt, AutotuneError) as error:
+                folder.in_state("interrupted")
+                if received or isinstance(error, KeyboardInterrupt):
+                    raise _interrupted(received[-1] if received else signal.SIGINT) from None
+                raise
+
+
+@contextmanager
+def _interruptible(session: Session) -> Iterator[list[int]]:
+    """The first signal asks for an end, the second makes it; gives those that have come."""
+    received: list[int] = []
+
+    def handle(number: int, _: FrameType | None) -> None:
+        received.append(number)
+        if len(received) > 1:
+            raise KeyboardInterrupt
+        console.note(
+            f"ending within about {PATIENCE_S:.0f} s, with what can still be verified; again: now"
+        )
+        session.hurry(PATIENCE_S)
+
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, handle) for number in numbers]
+    try:
+        yield received
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
+
+
+def _interrupted(number: int) -> Interrupted:
+    kind = Terminated if number == signal.SIGTERM else Interrupted
+    return kind(
+        "interrupted; everything that was measured is kept",
+        hint=f"go on with: {console.quoted(_resuming(sys.argv[1:]))}",
+    )
+
+
+def _resuming(arguments: list[str]) -> list[str]:
+    """The command that goes on with what was interrupted."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    own = [word for word in arguments[:end] if word not in ("--fresh", "--resume")]
+    return ["lcm", *own, "--resume", *arguments[end:]]
+
+
+def _profile_path(ground: Ground, environ: Mapping[str, str]) -> Path:
+    return profile_path(ground.model, ground.hardware, build_identity(ground.program), environ)
+
+
+def _profile(order: Order, ground: Ground, folder: Folder, tuned: Tuned) -> Profile:
+    """What is shipped, with how sure that is."""
+    comparison = tuned.verification.comparison
+    profile = _profile_of(order, ground, folder, tuned.shipped)
+    if not order.verify:
+        return profile
+    profile = replace(profile, verdict=tuned.verification.verdict)
+    if comparison is None or tuned.shipped == tuned.baseline:
+        return profile
+    return replace(profile, ratio=comparison.ratio, low=comparison.low, high=comparison.high)
+
+
+def _profile_of(order: Order, ground: Ground, folder: Folder, params: Params) -> Profile:
+    return Profile(
+        params=served(params, ground.recommendation.params),
+        date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        build=ground.capabilities.version,
+        model=ground.model.name,
+        machine=machine_digest(ground.hardware),
+        workload=order.workload.name,
+        study=str(folder.path),
+    )
+
+
+def _print(order: Order, ground: Ground, folder: Folder, plan: Plan, tuned: Tuned) -> None:
+    """The table for people on stderr, the answer for programs on stdout."""
+    recommendation = refined(
+        ground.recommendation, tuned, plan.objective, ground.hardware, ground.model
+    )
+    answer = run_answer(ground.hardware, ground.storage, ground.model, recommendation)
+    answer["evidence"] = evidence_section(tuned, plan.objective, order.workload, str(folder.path))
+    console.lines(summary(tuned, plan.objective))
+    console.note(f"start it with: {console.quoted(answer['command']['llama-server'])}")
+    console.note(f"all that was measured: {folder.path}")
+    console.answer(answer)

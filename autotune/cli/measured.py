@@ -1,0 +1,168 @@
+"""What was measured, in the words of the answer: parameters with reasons, and the evidence."""
+
+from dataclasses import replace
+
+from autotune.cli.answer import EvidenceSection, SamplesSection, SideSection
+from autotune.hardware import Hardware
+from autotune.model import Model
+from autotune.model.footprint import footprint
+from autotune.params import Params
+from autotune.recommend import Recommendation, judge
+from autotune.recommend.rules import Choice, Json
+from autotune.tuning.objective import Objective
+from autotune.tuning.session import Tuned
+from autotune.tuning.visits import params_to_json
+from autotune.tuning.workload import Workload
+
+RULE = (
+    "log ratios of interleaved rounds, Hodges-Lehmann location, spread by the median absolute "
+    "deviation pooled with a prior of 2.5 % worth 4 pairs, Student's t"
+)
+
+# Key → field of `Params`; what is set in the measured configuration is said.
+_KEYS = {
+    "--threads": "n_threads",
+    "--threads-batch": "n_threads_batch",
+    "--n-gpu-layers": "n_gpu_layers",
+    "--n-cpu-moe": "n_cpu_moe",
+    "--batch-size": "n_batch",
+    "--ubatch-size": "n_ubatch",
+    "--cache-type-k": "type_k",
+    "--cache-type-v": "type_v",
+    "--numa": "numa",
+    "--no-op-offload": "no_op_offload",
+    "--no-kv-offload": "no_kv_offload",
+}
+# What the rules say of the same things, which measuring has answered.
+_ANSWERED = frozenset({*_KEYS, "--flash-attn", "--mlock", "--no-mmap", "--tensor-split"})
+
+
+def served(shipped: Params, quick: Params) -> Params:
+    """The measured configuration as it is served: with the context and what no bench knows."""
+    return replace(shipped, n_ctx=quick.n_ctx, cache_ram=quick.cache_ram, devices=quick.devices)
+
+
+def refined(
+    quick: Recommendation, tuned: Tuned, objective: Objective, hardware: Hardware, model: Model
+) -> Recommendation:
+    """The quick recommendation with what was measured in the place of the rules."""
+    params = served(tuned.shipped, quick.params)
+    measured = _measured_choices(tuned, objective, params)
+    kept = [choice for choice in quick.choices if choice.key not in _ANSWERED]
+    free = [float(gpu.free_bytes) for gpu in hardware.gpus]
+    memory = footprint(model, params, program=quick.program, gpus=free)
+    return replace(
+        quick,
+        params=params,
+        choices=(*measured, *kept),
+        # Those about threads and locking are about what the rules said.
+        warnings=tuple(w for w in quick.warnings if "reserving one of two" not in w.what),
+        memory=memory,
+        verdict=judge(hardware, memory),
+    )
+
+
+def _measured_choices(tuned: Tuned, objective: Objective, params: Params) -> list[Choice]:
+    values: dict[str, Json] = {
+        key: value for key, name in _KEYS.items() if (value := getattr(params, name)) is not None
+    }
+    for key in ("--cache-type-k", "--cache-type-v"):
+        values.setdefault(key, "f16")
+    values.setdefault("--n-gpu-layers", 0)
+    auto = params.flash_attn in (None, "auto")
+    values["--flash-attn"] = "auto" if auto else "on" if params.flash_attn else "off"
+    values["--mlock"] = False
+    values["--no-mmap"] = params.load_mode == "none"
+    if params.repack is False:
+        values["--no-repack"] = True
+    return [
+        Choice(
+            key=key, value=value, reason=_reason(key, tuned), evidence=_evidence(tuned, objective)
+        )
+        for key, value in values.items()
+        if value is not False or key in ("--mlock", "--no-mmap")
+    ]
+
+
+def _reason(key: str, tuned: Tuned) -> str:
+    if tuned.shipped == tuned.baseline:
+        return f"{key}: llama.cpp's own default, measured; nothing was shown to be faster."
+    own = getattr(tuned.shipped, _KEYS.get(key, ""), None)
+    default = getattr(tuned.baseline, _KEYS.get(key, ""), None)
+    if own == default:
+        return f"{key}: llama.cpp's own default, as it was in the winner when that was measured."
+    return f"{key}: measured as a part of the winner."
+
+
+def _evidence(tuned: Tuned, objective: Objective) -> tuple[str, ...]:
+    rates = tuned.part_rates.get(tuned.shipped, {})
+    return tuple(
+        f"{objective.test(part)}: {rates[part]:.3g} t/s"
+        for part in objective.parts
+        if part in rates
+    )
+
+
+def evidence_section(
+    tuned: Tuned, objective: Objective, workload: Workload, study: str
+) -> EvidenceSection:
+    """What was measured, and what it shows."""
+    verification, comparison = tuned.verification, tuned.verification.comparison
+    candidate = verification.candidate
+    return {
+        "verdict": verification.verdict,
+        "workload": {
+            "name": workload.name,
+            "n_prompt": workload.n_prompt,
+            "n_gen": workload.n_gen,
+            "n_depth": workload.n_depth,
+            "objective": workload.objective,
+        },
+        "baseline": _side(tuned, objective, tuned.baseline),
+        "candidate": _side(tuned, objective, candidate) if candidate else None,
+        "winner": tuned.shipped != tuned.baseline,
+        "ratio": _rounded(comparison.ratio if comparison else None),
+        "low": _rounded(comparison.low if comparison else None),
+        "high": _rounded(comparison.high if comparison else None),
+        "confidence": comparison.confidence if comparison else None,
+        "pairs": comparison.pairs if comparison else 0,
+        "rule": RULE,
+        "complete": not tuned.hurried,
+        "trials": tuned.n_trials,
+        "failures": {kind.value: n for kind, n in tuned.failures.items()},
+        "elapsed_s": round(tuned.elapsed_s, 1),
+        "waited_s": round(tuned.waited_s, 1),
+        "disturbed_rounds": verification.disturbed_rounds,
+        "study": study,
+    }
+
+
+def _side(tuned: Tuned, objective: Objective, params: Params) -> SideSection:
+    rates = tuned.part_rates.get(params, {})
+    return {
+        "params": params_to_json(params),
+        "pp_tokens_per_s": _rounded(rates.get("pp")),
+        "tg_tokens_per_s": _rounded(rates.get("tg")),
+        "request_s": _rounded(tuned.seconds.get(params)),
+        "samples": _samples(tuned, objective, params),
+    }
+
+
+def _samples(tuned: Tuned, objective: Objective, params: Params) -> list[SamplesSection]:
+    return [
+        {
+            "round": reading.visit.source,
+            "test": str(measured.test),
+            "samples_ns": list(measured.samples_ns),
+            "disturbed": reading.disturbed,
+        }
+        for reading in tuned.verification.readings
+        if reading.visit.params == params
+        for part in objective.parts
+        if (measured := reading.measured(part))
+    ]
+
+
+def _rounded(value: float | None) -> float | None:
+    """Six digits: more than any measurement has."""
+    return None if value is None else float(f"{value:.6g}")

@@ -1,0 +1,74 @@
+"""Under which circumstances numbers may be compared: machine, build, model, workload and space."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from autotune.hardware import Hardware
+from autotune.model import Model
+from autotune.tuning.objective import Objective
+from autotune.tuning.space import Space
+from autotune.tuning.visits import params_to_json
+from autotune.tuning.workload import Workload
+
+_GIB = 1 << 30
+
+
+def facts_of(
+    *,
+    hardware: Hardware,
+    model: Model,
+    build: str,
+    arguments: tuple[str, ...],
+    workload: Workload,
+    n_ctx: int,
+) -> dict[str, Any]:
+    """What must be the same for a study to go on; JSON, in words that a user knows.
+
+    Args:
+        hardware: with the devices that the binary uses.
+        model: the one that is measured.
+        build: `capabilities.build_identity` of the llama-bench.
+        arguments: what llama-bench is always given.
+        workload: the request.
+        n_ctx: the context that everything must fit with.
+    """
+    cpu, memory = hardware.cpu, hardware.memory
+    return {
+        "CPU": f"{cpu.name or cpu.architecture}, {cpu.physical_cores} cores",
+        "CPUs of this process": cpu.max_threads,
+        # A kernel update reserves some megabytes more or less; a memory module is gigabytes.
+        "RAM in GiB": -(-memory.usable_total_bytes // _GIB),
+        "devices": [f"{gpu.backend}{gpu.index} {gpu.name}" for gpu in hardware.gpus],
+        "model": f"{model.name} {model.quantization}",
+        "model file in bytes": model.file_bytes,
+        "model file changed": max((path.stat().st_mtime_ns for path in model.files), default=0),
+        "llama.cpp build": build,
+        "llama-bench arguments": list(arguments),
+        "request": [workload.n_prompt, workload.n_gen, workload.n_depth, workload.objective],
+        "context": n_ctx,
+    }
+
+
+def space_of(space: Space, objective: Objective) -> dict[str, Any]:
+    """The space and the tests, as JSON."""
+    return {
+        "parameters": {d.name: list(d.values) for d in space.dimensions},
+        "fixed": params_to_json(space.fixed),
+        "tests": [[part, asdict(test)] for part, test in objective.tests],
+    }
+
+
+def differences(kept: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """What of `here` is not as it was kept, one line each."""
+    names = dict.fromkeys((*kept, *here))
+    return [
+        f"{name}: {_shown(kept.get(name))} then, {_shown(here.get(name))} now"
+        for name in names
+        if kept.get(name) != here.get(name)
+    ]
+
+
+def _shown(value: object) -> str:
+    text = "nothing" if value in (None, [], "") else str(value)
+    return text if len(text) <= 60 else f"{text[:57]}..."  # noqa: PLR2004 - a line of a terminal

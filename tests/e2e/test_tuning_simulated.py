@@ -1,0 +1,208 @@
+"""The proof of `--deep` on simulated machines, which know what is true:
+15 minutes each, in virtual time.
+
+Everything follows from the seeds, so a figure that holds once holds always, and one that does not
+is a change of the method. The table of `benchmarks/simulated.py` is of the same sessions.
+"""
+
+import statistics
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import cache
+from math import comb
+
+import pytest
+from fakes.simulator import Options, SimulatedMachine, cpu16, flat, moe, partial_offload
+from fakes.tuned import CHAT, LONG_PROMPT, N_CTX, Simulated, tune_simulated
+
+from autotune.llama_cpp.records import FailureKind
+from autotune.llama_cpp.records import Test as BenchTest
+from autotune.params import Params
+from autotune.tuning.memory import Memory
+from autotune.tuning.visits import DECIDING, Reading
+from autotune.tuning.workload import Workload
+
+BUDGET_S = 900.0
+Make = Callable[..., SimulatedMachine]
+PLACES: dict[str, tuple[Make, Workload, int]] = {
+    "A": (cpu16, CHAT, 30),
+    "B": (partial_offload, LONG_PROMPT, 30),
+    "C": (moe, LONG_PROMPT, 30),
+    "flat": (flat, CHAT, 100),
+}
+BUSY = Options(bursts=1 / 3, smt=False)  # llama.cpp's default fills every CPU, so it hits hardest.
+
+
+@cache
+def sessions(name: str, *, busy: bool = False, seeds: int | None = None) -> tuple[Simulated, ...]:
+    """Tune each machine of a kind once, for all tests that ask about it."""
+    make, workload, n = PLACES[name]
+    options = BUSY if busy else Options()
+    return tuple(
+        tune_simulated(make(seed, **options), workload, budget_s=BUDGET_S, seed=seed)
+        for seed in range(seeds or n)
+    )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forgotten_afterwards() -> Iterator[None]:
+    yield
+    sessions.cache_clear()
+
+
+def regrets(done: tuple[Simulated, ...]) -> list[float]:
+    return [one.regret for one in done]
+
+
+def tenth_worst(values: list[float]) -> float:
+    return statistics.quantiles(values, n=10, method="inclusive")[-1]
+
+
+def verdicts(done: tuple[Simulated, ...]) -> Counter[str]:
+    return Counter(one.tuned.verification.verdict for one in done)
+
+
+def most_claims(n: int, rate: float = 0.037, chance: float = 0.01) -> int:
+    """How many of `n` may claim a gain, if more are an accident of less than `chance` at `rate`."""
+    left = 1.0
+    for claims in range(n):
+        left -= comb(n, claims) * rate**claims * (1 - rate) ** (n - claims)
+        if left < chance:
+            return claims
+    return n
+
+
+# --- a machine for itself ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["A", "B", "C"])
+def test_the_shipped_parameters_are_near_the_best_there_are(name: str) -> None:
+    of_all = regrets(sessions(name))
+    assert (statistics.median(of_all) <= 0.02, tenth_worst(of_all) <= 0.06) == (True, True), (
+        f"median {statistics.median(of_all):.2%}, 90th percentile {tenth_worst(of_all):.2%}"
+    )
+
+
+@pytest.mark.parametrize("name", ["A", "B", "C", "flat"])
+def test_nothing_is_shipped_that_is_slower_than_the_defaults(name: str) -> None:
+    slower = {i: one.gain for i, one in enumerate(sessions(name)) if one.gain < -0.01}
+    assert slower == {}
+
+
+@pytest.mark.parametrize("name", ["A", "B", "C", "flat"])
+def test_the_budget_is_kept(name: str) -> None:
+    took = [one.tuned.elapsed_s for one in sessions(name)]
+    assert max(took) <= BUDGET_S + 15
+
+
+@pytest.mark.parametrize("name", ["A", "B", "C"])
+def test_a_true_gain_is_shown(name: str) -> None:
+    done = sessions(name)
+    assert verdicts(done) == {"better": len(done)}
+
+
+def test_where_nothing_matters_a_gain_is_hardly_ever_claimed() -> None:
+    done = sessions("flat")
+    assert verdicts(done)["better"] <= most_claims(len(done))
+
+
+# --- a neighbour that computes a third of the time -----------------------------------------------
+
+
+@pytest.mark.parametrize(("name", "seeds"), [("A", 30), ("flat", 40)])
+def test_beside_a_busy_neighbour_nothing_slower_than_the_defaults_is_shipped(
+    name: str, seeds: int
+) -> None:
+    done = sessions(name, busy=True, seeds=seeds)
+    slower = {i: one.gain for i, one in enumerate(done) if one.gain < -0.01}
+    assert slower == {}
+
+
+def test_beside_a_busy_neighbour_a_true_gain_is_shown_nearly_always() -> None:
+    done = sessions("A", busy=True, seeds=30)
+    assert verdicts(done)["better"] >= 0.9 * len(done), verdicts(done)
+
+
+def test_beside_a_busy_neighbour_a_gain_is_hardly_ever_claimed_where_nothing_matters() -> None:
+    done = sessions("flat", busy=True, seeds=40)
+    assert verdicts(done)["better"] <= most_claims(len(done))
+
+
+@pytest.mark.parametrize(("name", "seeds"), [("A", 30), ("flat", 40)])
+def test_beside_a_busy_neighbour_the_budget_is_kept(name: str, seeds: int) -> None:
+    took = [one.tuned.elapsed_s for one in sessions(name, busy=True, seeds=seeds)]
+    assert max(took) <= BUDGET_S * 1.05
+
+
+# --- what fails ----------------------------------------------------------------------------------
+
+
+def crashes_without_flash_attention(params: Params, _test: BenchTest) -> bool:
+    return params.flash_attn is False
+
+
+@cache
+def crashing() -> tuple[Simulated, ...]:
+    return tuple(
+        tune_simulated(
+            cpu16(seed, crash=crashes_without_flash_attention), CHAT, budget_s=BUDGET_S, seed=seed
+        )
+        for seed in range(10)
+    )
+
+
+def test_a_crash_costs_one_configuration_and_not_the_session() -> None:
+    assert verdicts(crashing()) == {"better": 10}
+    assert {one.tuned.shipped.flash_attn for one in crashing()} <= {"auto", True}
+    assert tenth_worst(regrets(crashing())) <= 0.06
+
+
+def test_a_crash_is_given_one_more_chance_at_most() -> None:
+    for one in crashing():
+        crashed = [
+            reading.visit.params
+            for reading in one.session.lab.knowledge.readings
+            if reading.failure and reading.failure.kind is FailureKind.CRASH
+        ]
+        assert crashed
+        assert max(Counter(crashed).values()) <= 2
+
+
+def own_memory(one: Simulated) -> Memory:
+    """Count as the session did, before anything had failed."""
+    machine, objective = one.machine, one.session.plan.objective
+    return Memory(machine.hardware, machine.model, n_ctx=N_CTX, n_tested=objective.longest_test())
+
+
+def ran_out(reading: Reading) -> bool:
+    return reading.failure is not None and reading.failure.kind is FailureKind.OOM
+
+
+@pytest.mark.parametrize("name", ["B", "C"])
+def test_what_ran_out_of_memory_is_not_tried_again_nor_anything_larger(name: str) -> None:
+    n_cliffs, too_large = 0, []
+    for one in sessions(name):
+        memory = own_memory(one)
+        least_failed, most_worked = float("inf"), 0
+        for reading in one.session.lab.knowledge.readings:
+            needed = memory.gpu_bytes(reading.visit.params)
+            if needed >= least_failed and needed > most_worked:
+                too_large.append(reading)
+            if ran_out(reading):
+                n_cliffs += 1
+                least_failed = min(least_failed, needed)
+            elif reading.outcomes:
+                most_worked = max(most_worked, needed)
+    assert n_cliffs > 0
+    assert too_large == []
+
+
+@pytest.mark.parametrize("name", ["B", "C"])
+def test_what_is_verified_does_not_run_out_of_memory(name: str) -> None:
+    deciding = [
+        reading
+        for one in sessions(name)
+        for reading in one.session.lab.knowledge.readings
+        if reading.visit.kind in DECIDING
+    ]
+    assert [reading for reading in deciding if ran_out(reading)] == []
