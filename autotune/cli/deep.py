@@ -134,10 +134,10 @@ def _tune(
             study=study,
             memory=prepare.memory_of(order, ground, plan.objective),
             clock=RealClock(),
-            observe=activity.read,
+            observe=prepare.observer_of(order, activity),
             tell=tell,
         )
-        with _interruptible(session) as received:
+        with _interruptible(session, progress) as received:
             try:
                 return session.run(), received[-1] if received else signal.SIGINT
             except (KeyboardInterrupt, AutotuneError) as error:
@@ -148,7 +148,7 @@ def _tune(
 
 
 @contextmanager
-def _interruptible(session: Session) -> Iterator[list[int]]:
+def _interruptible(session: Session, progress: Progress) -> Iterator[list[int]]:
     """The first signal asks for an end, the second makes it; gives those that have come."""
     received: list[int] = []
 
@@ -160,6 +160,7 @@ def _interruptible(session: Session) -> Iterator[list[int]]:
             f"ending within about {PATIENCE_S:.0f} s, with what can still be verified; again: now"
         )
         session.hurry(PATIENCE_S)
+        progress.hurry(PATIENCE_S)
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, handle) for number in numbers]

@@ -95,12 +95,8 @@ def _reason(key: str, tuned: Tuned) -> str:
 
 
 def _evidence(tuned: Tuned, objective: Objective) -> tuple[str, ...]:
-    rates = tuned.part_rates.get(tuned.shipped, {})
-    return tuple(
-        f"{objective.test(part)}: {rates[part]:.3g} t/s"
-        for part in objective.parts
-        if part in rates
-    )
+    known = tuned.part_seconds.get(tuned.shipped, {})
+    return tuple(f"{objective.test(p)}: {objective.rate(p, s):.3g} t/s" for p, s in known.items())
 
 
 def evidence_section(
@@ -138,12 +134,12 @@ def evidence_section(
 
 
 def _side(tuned: Tuned, objective: Objective, params: Params) -> SideSection:
-    rates = tuned.part_rates.get(params, {})
+    rates = {p: objective.rate(p, s) for p, s in tuned.part_seconds.get(params, {}).items()}
     return {
         "params": params_to_json(params),
         "pp_tokens_per_s": _rounded(rates.get("pp")),
         "tg_tokens_per_s": _rounded(rates.get("tg")),
-        "request_s": _rounded(tuned.seconds.get(params)),
+        "request_s": _rounded(tuned.seconds(params)),
         "samples": _samples(tuned, objective, params),
     }
 

@@ -1,7 +1,6 @@
 """How tuning goes, and what came of it, in words; nothing is printed here."""
 
 import math
-import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -321,36 +320,13 @@ def summary(tuned: Tuned, objective: Objective) -> str:
 
 
 def _cells(tuned: Tuned, objective: Objective, params: Params) -> list[str]:
-    known = _part_seconds(tuned, objective, params)
+    known = tuned.part_seconds.get(params, {})
     rates = [
         _digits(objective.rate(part, known[part])) if part in known else "-"
         for part in objective.parts
     ]
-    seconds = _seconds(tuned, objective, params)
+    seconds = tuned.seconds(params)
     return [*rates, "-" if seconds is None else _digits(seconds)]
-
-
-def _seconds(tuned: Tuned, objective: Objective, params: Params) -> float | None:
-    known = _part_seconds(tuned, objective, params)
-    return sum(known.values()) if len(known) == len(objective.parts) else None
-
-
-def _part_seconds(tuned: Tuned, objective: Objective, params: Params) -> dict[Part, float]:
-    """Of the verification where it has any: those of the search flatter what they have chosen."""
-    known: dict[Part, float] = {}
-    for part in objective.parts:
-        fresh = [
-            objective.part_seconds(part, measured.samples_ns)
-            for reading in tuned.verification.readings
-            if objective.key(reading.visit.params, part) == objective.key(params, part)
-            if not reading.disturbed and (measured := reading.measured(part))
-        ]
-        rate = tuned.part_rates.get(params, {}).get(part)
-        if fresh:
-            known[part] = statistics.median(fresh)
-        elif rate:
-            known[part] = objective.rate(part, 1) / rate
-    return known
 
 
 def _verdict(tuned: Tuned, objective: Objective) -> str:
@@ -363,7 +339,9 @@ def _verdict(tuned: Tuned, objective: Objective) -> str:
         if tuned.shipped == candidate:
             takes = _takes(tuned, objective, candidate)
             return f"Not verified: {takes} by what the search saw, which flatters what it chose."
-        return f"Not shown: the verification came to no comparison; {keep}"
+        busy = _counted(verification.disturbed_rounds, "round")
+        why = f", because the machine was busy in {busy}" if verification.disturbed_rounds else ""
+        return f"Not shown: the verification came to no comparison{why}; {keep}"
     if verification.verdict == "better":
         return f"Better: {_takes(tuned, objective, candidate)}, {_compared(seen)}."
     if verification.verdict == "worse":
@@ -373,7 +351,7 @@ def _verdict(tuned: Tuned, objective: Objective) -> str:
 
 
 def _takes(tuned: Tuned, objective: Objective, candidate: Params) -> str:
-    seconds = (_seconds(tuned, objective, params) for params in (candidate, tuned.baseline))
+    seconds = (tuned.seconds(params) for params in (candidate, tuned.baseline))
     mine, theirs = ("?" if s is None else _digits(s) for s in seconds)
     return f"{_request_of(objective)} takes {mine} s instead of {theirs} s"
 

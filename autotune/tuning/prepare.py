@@ -1,7 +1,7 @@
 """Everything before the first measurement: what is here, whether it runs, and what to search."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from autotune.llama_cpp.capabilities import (
 from autotune.llama_cpp.locate import BENCH, Program, find_program
 from autotune.llama_cpp.plausibility import LEAST_ACTIVE_SHARE
 from autotune.llama_cpp.preflight import Preflight, preflight, slow_build
+from autotune.llama_cpp.records import State
 from autotune.model import Model, analyze_model
 from autotune.params import Params
 from autotune.recommend import Recommendation, Request, generate_recommendations
@@ -274,7 +275,18 @@ def bench_of(order: Order, here: Ground, activity: Activity) -> Bench:
         program=here.program,
         capabilities=here.capabilities,
         model=here.model.path,
-        observe=activity.read,
+        observe=observer_of(order, activity),
         extra_arguments=order.arguments,
         active_share=LEAST_ACTIVE_SHARE if here.model.shape.n_expert else 1.0,
     )
+
+
+def observer_of(order: Order, activity: Activity) -> Callable[[], State]:
+    """What tells the machine's state around a test.
+
+    A ggml-rpc-server on this machine is the device that is measured, and no foreign program; as it
+    cannot be told from one, CPU time is not judged.
+    """
+    if not {"--rpc", "-rpc"} & {*order.arguments}:
+        return activity.read
+    return lambda: {key: value for key, value in activity.read().items() if key != "own_s"}

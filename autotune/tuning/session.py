@@ -1,6 +1,7 @@
 """One session of tuning, from the first measurement to the verdict."""
 
-from collections.abc import Callable, Sequence
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from autotune.hardware import Hardware
@@ -12,7 +13,7 @@ from autotune.tuning.job import Bench
 from autotune.tuning.knowledge import Knowledge
 from autotune.tuning.lab import Lab, Limits
 from autotune.tuning.memory import Memory
-from autotune.tuning.objective import Objective
+from autotune.tuning.objective import Objective, Part
 from autotune.tuning.search import Search, Seed
 from autotune.tuning.space import Space
 from autotune.tuning.study import Study
@@ -45,13 +46,19 @@ class Tuned:
     baseline: Params
     shipped: Params  # The winner, or llama.cpp's defaults.
     incumbent: Params  # What the search believed in.
-    seconds: dict[Params, float]  # Of a request, as far as they are known.
-    part_rates: dict[Params, dict[str, float]]  # Tokens per second of baseline and incumbent.
+    # Of a request's parts, for the baseline and what was believed in: the verification's where it
+    # has any, because those of the search flatter what they have chosen.
+    part_seconds: Mapping[Params, Mapping[Part, float]]
     n_trials: int
     failures: dict[FailureKind, int]
     elapsed_s: float
     waited_s: float
     hurried: bool
+
+    def seconds(self, params: Params) -> float | None:
+        """Of a request; None where a part was not measured."""
+        known = self.part_seconds.get(params)
+        return sum(known.values()) if known else None
 
 
 class Session:
@@ -160,8 +167,7 @@ class Session:
             baseline=plan.baseline,
             shipped=shipped,
             incumbent=incumbent,
-            seconds={p: s for p in told if (s := lab.knowledge.seconds(p)) is not None},
-            part_rates={p: self._rates(p) for p in told},
+            part_seconds={p: self._part_seconds(verification, p) for p in told},
             n_trials=len(lab.knowledge.readings),
             failures=dict(lab.failures),
             elapsed_s=lab.elapsed_s,
@@ -169,9 +175,19 @@ class Session:
             hurried=lab.hurried,
         )
 
-    def _rates(self, params: Params) -> dict[str, float]:
-        known = {
-            part: self.lab.knowledge.part_seconds(params, part)
-            for part in self.plan.objective.parts
-        }
-        return {part: self.plan.objective.rate(part, s) for part, s in known.items() if s}
+    def _part_seconds(self, verification: Verification, params: Params) -> dict[Part, float]:
+        """All parts, or none where one is not known."""
+        objective, known = self.plan.objective, {}
+        for part in objective.parts:
+            fresh = [
+                objective.part_seconds(part, measured.samples_ns)
+                for reading in verification.readings
+                if objective.key(reading.visit.params, part) == objective.key(params, part)
+                if not reading.disturbed and (measured := reading.measured(part))
+            ]
+            searched = self.lab.knowledge.part_seconds(params, part)
+            seconds = statistics.median(fresh) if fresh else searched
+            if seconds is None:
+                return {}
+            known[part] = seconds
+        return known

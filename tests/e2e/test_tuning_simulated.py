@@ -47,7 +47,8 @@ def sessions(name: str, *, busy: bool = False, seeds: int | None = None) -> tupl
 @pytest.fixture(scope="module", autouse=True)
 def _forgotten_afterwards() -> Iterator[None]:
     yield
-    sessions.cache_clear()
+    for cached in (sessions, crashing, on_the_edge):
+        cached.cache_clear()
 
 
 def regrets(done: tuple[Simulated, ...]) -> list[float]:
@@ -154,7 +155,7 @@ def crashing() -> tuple[Simulated, ...]:
 def test_a_crash_costs_one_configuration_and_not_the_session() -> None:
     assert verdicts(crashing()) == {"better": 10}
     assert {one.tuned.shipped.flash_attn for one in crashing()} <= {"auto", True}
-    assert tenth_worst(regrets(crashing())) <= 0.06
+    assert statistics.median(regrets(crashing())) <= 0.02
 
 
 def test_a_crash_is_given_one_more_chance_at_most() -> None:
@@ -166,6 +167,22 @@ def test_a_crash_is_given_one_more_chance_at_most() -> None:
         ]
         assert crashed
         assert max(Counter(crashed).values()) <= 2
+
+
+# How many times the bytes that are counted a GPU really needs. The defaults, which leave 1 GiB, fit.
+CLIFFS = {"B": 1.06, "C": 1.04}
+
+
+@cache
+def on_the_edge(name: str) -> tuple[Simulated, ...]:
+    """Tune machines whose memory ends earlier than is counted."""
+    make, workload, _ = PLACES[name]
+    done = []
+    for seed in range(10):
+        machine = make(seed)
+        machine.memory_truth = CLIFFS[name]
+        done.append(tune_simulated(machine, workload, budget_s=BUDGET_S, seed=seed))
+    return tuple(done)
 
 
 def own_memory(one: Simulated) -> Memory:
@@ -180,8 +197,8 @@ def ran_out(reading: Reading) -> bool:
 
 @pytest.mark.parametrize("name", ["B", "C"])
 def test_what_ran_out_of_memory_is_not_tried_again_nor_anything_larger(name: str) -> None:
-    n_cliffs, too_large = 0, []
-    for one in sessions(name):
+    too_large = []
+    for one in on_the_edge(name):
         memory = own_memory(one)
         least_failed, most_worked = float("inf"), 0
         for reading in one.session.lab.knowledge.readings:
@@ -189,19 +206,27 @@ def test_what_ran_out_of_memory_is_not_tried_again_nor_anything_larger(name: str
             if needed >= least_failed and needed > most_worked:
                 too_large.append(reading)
             if ran_out(reading):
-                n_cliffs += 1
                 least_failed = min(least_failed, needed)
             elif reading.outcomes:
                 most_worked = max(most_worked, needed)
-    assert n_cliffs > 0
+        assert least_failed < float("inf"), "there was no cliff"
     assert too_large == []
+
+
+@pytest.mark.parametrize("name", ["B", "C"])
+def test_where_memory_ends_earlier_than_is_counted_the_gain_is_shown_all_the_same(
+    name: str,
+) -> None:
+    done = on_the_edge(name)
+    assert verdicts(done) == {"better": len(done)}
+    assert statistics.median(regrets(done)) <= 0.03
 
 
 @pytest.mark.parametrize("name", ["B", "C"])
 def test_what_is_verified_does_not_run_out_of_memory(name: str) -> None:
     deciding = [
         reading
-        for one in sessions(name)
+        for one in on_the_edge(name)
         for reading in one.session.lab.knowledge.readings
         if reading.visit.kind in DECIDING
     ]

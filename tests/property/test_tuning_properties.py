@@ -1,10 +1,12 @@
 """Laws of tuning that hold for every machine: reproducible, resumable, honest about what it saw."""
 
+import json
 import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -33,7 +35,8 @@ from optuna.trial import TrialState
 
 from autotune.llama_cpp.grids import Trial
 from autotune.llama_cpp.patience import Phase
-from autotune.llama_cpp.records import Measurement, Test
+from autotune.llama_cpp.records import Measurement
+from autotune.llama_cpp.records import Test as BenchTest
 from autotune.params import Params
 from autotune.tuning import events
 from autotune.tuning.lab import INTERRUPTED, Limits
@@ -98,7 +101,7 @@ class SameAgain(Weather):
         del model_params, nth
         return 1.0
 
-    def of_visit(self, params: Params, test: Test, nth: int) -> Random:
+    def of_visit(self, params: Params, test: BenchTest, nth: int) -> Random:
         del nth
         return super().of_visit(params, test, 0)
 
@@ -140,8 +143,8 @@ class Whole:
         return Study.resume(self.study, self.plan.space).readings()
 
 
-# Enough for the tail to ask Optuna, except on B and C, where a session takes long to replay.
-N_TRIALS = {"A": 60, "B": 26, "C": 28}
+# Enough for the tail to ask Optuna on A; on B and C a session takes long to replay.
+N_TRIALS = {"A": 48, "B": 26, "C": 28}
 
 
 @pytest.fixture(scope="module", params=["A", "B", "C"])
@@ -167,7 +170,7 @@ def killing_moments(whole: Whole) -> list[Moment]:
     finished = [m for m in moments if isinstance(m.at, events.Measured)]
     within_a_group = [
         moment
-        for moment, following in zip(finished, finished[1:], strict=False)
+        for moment, following in pairwise(finished)
         if moment.what[1] is Kind.RACE and following.what[1] is Kind.RACE
     ]
     in_the_middle_of_a_test = [m for m in moments if m.what[0] == Phase.RUN.value]
@@ -263,7 +266,9 @@ def test_what_was_running_at_a_kill_is_noted_as_interrupted_and_measured(
         assert {t.state for t in interrupted} <= {TrialState.FAIL}
         assert {t.user_attrs["failure"] for t in interrupted} <= {"interrupted"}
         wanted = Counter(_asked(trial) for trial in interrupted)
-        measured = Counter(_asked(t) for t in one.trials if t.number in {r.number for r in one.fresh})
+        measured = Counter(
+            _asked(t) for t in one.trials if t.number in {r.number for r in one.fresh}
+        )
         assert wanted <= measured
 
 
@@ -351,7 +356,7 @@ EACH = pytest.mark.parametrize("name", ["A", "B", "C", "flat"])
 SEEDS = range(6)
 
 
-def tested_s(watched: Watched, params: Params) -> float:
+def seconds_by_the_tests(watched: Watched, params: Params) -> float:
     """What the tests would say of a request, without noise."""
     machine, objective = watched.done.machine, watched.done.session.plan.objective
     total = 0.0
@@ -366,7 +371,7 @@ def tested_s(watched: Watched, params: Params) -> float:
 def test_without_noise_the_incumbent_never_gets_worse(name: str) -> None:
     for seed in SEEDS:
         seen = watched(name, seed, steady=True)
-        line = [tested_s(seen, p) for p in (seen.done.tuned.baseline, *seen.incumbents)]
+        line = [seconds_by_the_tests(seen, p) for p in (seen.done.tuned.baseline, *seen.incumbents)]
         assert line == sorted(line, reverse=True), f"seed {seed}"
 
 
@@ -420,3 +425,173 @@ def test_every_visit_is_a_trial_of_the_study(whole: Whole) -> None:
     assert len(readings) == len(finished) == whole.tuned.n_trials
     # By way of JSON, which has lists where there were tuples.
     assert finished == {r.number: _via_json(_expected(r)) for r in readings}
+
+
+def _via_json(value: dict[str, Any]) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(json.dumps(value))
+    return read
+
+
+# --- in a hurry ----------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Hurried:
+    """A session that was told to come to an end, and the one that went on with its study."""
+
+    plan: Plan
+    seconds: float
+    asked_at: float
+    longest_phase_s: float
+    before: tuple[Reading, ...]  # What was finished when it was told.
+    all_: tuple[Reading, ...]  # ... and when it had ended.
+    kept: tuple[Reading, ...]  # In the study.
+    rounds: int
+    tuned: Tuned
+    resumed_told: tuple[events.Event, ...]
+    resumed: Tuned
+
+    @property
+    def fresh(self) -> list[Reading]:
+        return [
+            event.reading
+            for event in self.resumed_told
+            if isinstance(event, events.Measured) and not event.replayed
+        ]
+
+
+@cache
+def hurried(folder: Path, seconds: float, *, verifying: bool) -> Hurried:
+    """Tell a session to end within so many seconds, in the middle of a test."""
+    path, machine = folder / f"{seconds}-{verifying}.db", cpu16(2)
+    plan = plan_for(machine, CHAT, Limits(trials=40))
+    finished: list[Reading] = []
+    before: list[Reading] = []
+    phases: list[float] = []
+    asked: list[float] = []
+    rounds: list[events.Verifying] = []
+
+    def is_the_moment(event: events.Measuring) -> bool:
+        if event.phase is not Phase.RUN:
+            return False
+        return event.visit.source == "round 2" if verifying else len(finished) >= 20
+
+    def tell(event: events.Event) -> None:
+        phases.append(machine.clock.now())
+        if isinstance(event, events.Measured):
+            finished.append(event.reading)
+        elif isinstance(event, events.Verifying):
+            rounds.append(event)
+        elif isinstance(event, events.Measuring) and not asked and is_the_moment(event):
+            asked.append(machine.clock.now())
+            before.extend(finished)
+            session.hurry(seconds)
+
+    session = session_on(machine, plan, Study.create(path, plan.space, {}, seed=0), tell)
+    tuned = session.run()
+    longest = max(b - a for a, b in pairwise(phases))
+    study = Study.resume(path, plan.space)
+    kept = tuple(study.readings())
+    told: list[events.Event] = []
+    went_on = session_on(cpu16(2), plan, study, told.append).run()
+    return Hurried(
+        plan=plan,
+        seconds=seconds,
+        asked_at=asked[0],
+        longest_phase_s=longest,
+        before=tuple(before),
+        all_=tuple(finished),
+        kept=kept,
+        rounds=len(rounds),
+        tuned=tuned,
+        resumed_told=tuple(told),
+        resumed=went_on,
+    )
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("hurried")
+
+
+IN_A_HURRY = pytest.mark.parametrize(
+    ("seconds", "verifying"), [(10, False), (120, False), (10, True), (60, True)]
+)
+
+
+@IN_A_HURRY
+def test_a_hurried_session_ends_in_time(folder: Path, seconds: float, *, verifying: bool) -> None:
+    one = hurried(folder, seconds, verifying=verifying)
+    assert one.tuned.hurried
+    assert one.tuned.elapsed_s <= one.asked_at + seconds + one.longest_phase_s
+
+
+@IN_A_HURRY
+def test_a_hurried_session_keeps_everything(
+    folder: Path, seconds: float, *, verifying: bool
+) -> None:
+    one = hurried(folder, seconds, verifying=verifying)
+    assert list(map(key, one.kept)) == list(map(key, one.all_))
+    assert one.all_[: len(one.before)] == one.before
+
+
+@IN_A_HURRY
+def test_a_hurried_session_searches_no_more(
+    folder: Path, seconds: float, *, verifying: bool
+) -> None:
+    one = hurried(folder, seconds, verifying=verifying)
+    after = one.all_[len(one.before) :]
+    assert {reading.visit.kind for reading in after} <= DECIDING
+    assert {reading.visit.source for reading in after} <= {INTERRUPTED}
+
+
+@IN_A_HURRY
+def test_a_hurried_verdict_rests_on_rounds_that_were_finished(
+    folder: Path, seconds: float, *, verifying: bool
+) -> None:
+    one = hurried(folder, seconds, verifying=verifying)
+    comparison = one.tuned.verification.comparison
+    assert (comparison.pairs if comparison else 0) == one.rounds
+    measured = Counter(r.visit.params for r in one.all_ if r.visit.kind is Kind.VERIFY)
+    assert measured[one.plan.baseline] >= one.rounds
+    assert one.tuned.verification.verdict == "not shown" or one.rounds >= 2
+
+
+def test_with_time_enough_a_hurried_session_still_shows_its_gain(folder: Path) -> None:
+    assert hurried(folder, 120, verifying=False).tuned.verification.verdict == "better"
+
+
+@pytest.mark.parametrize("seconds", [10, 120])
+def test_after_a_hurried_search_the_search_goes_on(folder: Path, seconds: float) -> None:
+    one = hurried(folder, seconds, verifying=False)
+    kinds = [reading.visit.kind in DECIDING for reading in one.fresh]
+    assert kinds == sorted(kinds)
+    assert 0 < kinds.index(True) < len(kinds)
+    searched = [key(r) for r in (*one.before, *one.fresh) if r.visit.kind not in DECIDING]
+    assert len(searched) > len(one.before)
+
+
+@IN_A_HURRY
+def test_what_was_verified_in_a_hurry_does_not_count_after_a_resume(
+    folder: Path, seconds: float, *, verifying: bool
+) -> None:
+    one = hurried(folder, seconds, verifying=verifying)
+    sources = {reading.visit.source for reading in one.resumed.verification.readings}
+    assert INTERRUPTED not in sources
+    assert "round 1" in sources
+    in_a_hurry = {r.number for r in one.kept if r.visit.source == INTERRUPTED}
+    replayed = {
+        event.reading.number
+        for event in one.resumed_told
+        if isinstance(event, events.Measured) and event.replayed
+    }
+    assert in_a_hurry.isdisjoint(replayed)
+
+
+@IN_A_HURRY
+def test_the_time_of_a_hurried_session_counts(
+    folder: Path, seconds: float, *, verifying: bool
+) -> None:
+    one = hurried(folder, seconds, verifying=verifying)
+    spent_s = max(reading.elapsed_s for reading in one.kept)
+    assert all(reading.elapsed_s > spent_s for reading in one.fresh)
