@@ -52,9 +52,10 @@ def llama_cpp(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Recommend flags for a small model that is written on the spot, or for the one after `--`."""
+    """Recommend for a small model that is written on the spot, or for the one after `--`; measure."""
     session.install(".")
-    session.run("python", "tests/demo.py", *session.posargs)
+    environ = {"LCM_LLAMA_DIR": _llama_cpp(session)}
+    session.run("python", "tests/demo.py", *session.posargs, env=environ)
 
 
 @nox.session

@@ -168,7 +168,8 @@ def _interruptible(session: Session, progress: Progress) -> Iterator[list[int]]:
         yield received
     finally:
         for number, handler in zip(numbers, before, strict=True):
-            signal.signal(number, handler)
+            # What remains after an interrupt is to write it down, which another must not prevent.
+            signal.signal(number, signal.SIG_IGN if received else handler)
 
 
 def _interrupted(number: int) -> Interrupted:

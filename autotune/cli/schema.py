@@ -36,6 +36,8 @@ def _schema(hint: Any, definitions: dict[str, Schema]) -> Schema:  # noqa: ANN40
         return {**inner[0], "description": arguments[1]}
     if origin is list:
         return {"type": "array", "items": inner[0]}
+    if origin is dict:
+        return {"type": "object", "additionalProperties": inner[1]}
     return inner[0] if origin is NotRequired else {"anyOf": inner}
 
 

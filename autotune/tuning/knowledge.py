@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from autotune.llama_cpp.records import FailureKind
@@ -31,7 +31,7 @@ class Knowledge:
         self._clean: dict[tuple[Part, Params], list[float]] = defaultdict(list)
         self._disturbed: dict[tuple[Part, Params], list[float]] = defaultdict(list)
         self._failures: dict[tuple[Part, Params], list[FailureKind]] = defaultdict(list)
-        self._dropped: set[tuple[Part, Params]] = set()
+        self._dropped: set[frozenset[tuple[Part, Params]]] = set()
 
     def add(self, reading: Reading) -> None:
         """Learn from a visit."""
@@ -44,8 +44,8 @@ class Knowledge:
                 where[key].append(self.objective.part_seconds(part, measured.samples_ns))
             elif part in reading.outcomes and reading.failure:
                 self._failures[key].append(reading.failure.kind)
-            elif not reading.outcomes:
-                self._dropped.add(key)
+        if not reading.failure and len(reading.outcomes) < len(reading.visit.parts):
+            self._dropped.add(frozenset(self._keys(reading.visit.params, reading.visit.parts)))
 
     def forget(self, unwanted: Callable[[Reading], bool]) -> None:
         """Count some readings as disturbed: the machine was not itself when they were made."""
@@ -97,13 +97,18 @@ class Knowledge:
 
     def times_measured(self, params: Params) -> int:
         """How many clean readings there are of the part that has the fewest."""
-        keys = [(part, self.objective.key(params, part)) for part in self.objective.parts]
+        keys = self._keys(params, self.objective.parts)
         return min(len(self._clean.get(key, ())) for key in keys)
 
     def has_lost(self, params: Params) -> bool:
-        """A part of it was dropped while it ran, because it took much too long."""
-        keys = ((part, self.objective.key(params, part)) for part in self.objective.parts)
-        return any(key in self._dropped and key not in self._clean for key in keys)
+        """What was asked of it was dropped while it ran, because it took much too long."""
+        if self.seconds(params) is not None:
+            return False
+        keys = {*self._keys(params, self.objective.parts)}
+        return any(dropped <= keys for dropped in self._dropped)
+
+    def _keys(self, params: Params, parts: Sequence[Part]) -> list[tuple[Part, Params]]:
+        return [(part, self.objective.key(params, part)) for part in parts]
 
     def has_failed(self, params: Params) -> bool:
         """It failed for good, or twice."""

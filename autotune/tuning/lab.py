@@ -263,6 +263,8 @@ class Lab:
             self._study.give_up(ticket, "interrupted")
 
     def _disturbed(self, outcomes: dict[Part, Outcome]) -> str:
+        if any(isinstance(outcome, Failure) for outcome in outcomes.values()):
+            return ""  # No neighbour makes it fail, and to try again would cost as much.
         for outcome in outcomes.values():
             if isinstance(outcome, Measurement):
                 run, threads = outcome.run, outcome.params.n_threads or self._n_cpus
@@ -290,8 +292,8 @@ class Lab:
         if failure is None or failure.kind is FailureKind.OOM:
             self._in_a_row.clear()
             return
-        same = [f for f in self._in_a_row if (f.kind, f.message) == (failure.kind, failure.message)]
-        self._in_a_row = [*same, failure]
+        alike = [f for f in self._in_a_row if (f.kind, f.message) == (failure.kind, failure.message)]
+        self._in_a_row = [*(f for f in alike if f.params != failure.params), failure]
         if len(self._in_a_row) == _BREAKER:
             raise CouldNotMeasure(
                 f"llama-bench failed {_BREAKER} times in a row in the same way, {failure.kind}: "

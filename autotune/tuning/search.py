@@ -169,9 +169,10 @@ class Search:
         return total > best * (1 + _LOST_BY)
 
     def _new(self, params: Params | None) -> bool:
-        """It fits, has not failed, and is not fully measured yet."""
+        """It is of the space and fits, has not failed, and is not fully measured yet."""
         return (
             params is not None
+            and self._space.holds(params)  # What was refitted may be beyond what the user wants.
             and self._memory.fits(params)
             and not self._known.has_failed(params)
             and not self._known.has_lost(params)

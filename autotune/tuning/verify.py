@@ -84,7 +84,7 @@ class Verifier:
                 early = self._best(EARLY_CONFIDENCE)
                 seen = early[1] if early else None
                 self._lab.tell(events.Verifying(rounds=rounds, comparison=seen))
-                if seen and rounds >= LEAST_ROUNDS and self._is_over(seen, rounds):
+                if seen and seen.pairs >= LEAST_ROUNDS and self._is_over(seen, rounds):
                     return self._verification(early)
         except TimeIsUp:
             pass
@@ -131,11 +131,12 @@ class Verifier:
             return
         baseline_s = self._seconds(by_params[self._baseline], by_params[self._baseline])
         for params in list(self._candidates):
-            seconds = self._seconds(by_params[params], by_params[self._baseline])
-            if seconds is None:
+            if by_params[params].failure:
                 self._candidates.remove(params)  # It failed, now: it is not for shipping.
                 del self._log_ratios[params]
-            elif baseline_s is not None:
+                continue
+            seconds = self._seconds(by_params[params], by_params[self._baseline])
+            if baseline_s is not None and seconds is not None:
                 self._log_ratios[params].append(math.log(baseline_s / seconds))
 
     def _changed_parts(self, params: Params) -> tuple[Part, ...]:

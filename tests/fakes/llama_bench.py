@@ -324,7 +324,8 @@ class Misbehaviour:
 
     def in_context(self, test: Test, options: Options) -> None:
         """Fail where the real one makes the context."""
-        if self.asked("oom", test) is not None:
+        long = test.n_prompt > 16 and self.asked("long-oom", test) is not None
+        if long or self.asked("oom", test) is not None:
             if options.verbose:
                 say("ggml_backend_cuda_buffer_type_alloc_buffer: allocating 9 MiB on device 0: "
                     "cudaMalloc failed: out of memory")  # fmt: skip
@@ -482,7 +483,8 @@ def compute(test: Test, n_tokens: int) -> None:
     if test.settings["n_threads"] < 1:
         abort("ggml/src/ggml-cpu/ggml-cpu.c:3395", "cplan->n_threads > 0")
     if n_tokens:
-        time.sleep(STEP_S * (1 + n_tokens // 100))
+        slower = float(FAULTS.asked("slow", test) or 1)
+        time.sleep(slower * STEP_S * (1 + n_tokens // 100))
 
 
 def record_of(test: Test, options: Options, samples: list[int]) -> dict[str, Any]:

@@ -97,10 +97,23 @@ def test_a_failure_is_that_of_all_that_share_the_part() -> None:
     [
         ([], False),
         ([reading(A, parts=("pp", "tg"))], True),
+        ([reading(A, pp=9.0, parts=("pp", "tg"))], True),
+        ([reading(OTHER_PP, parts=("pp", "tg"))], False),
+        ([reading(OTHER_PP, parts=("tg",))], True),
+        ([reading(A, pp=FailureKind.CRASH, parts=("pp", "tg"))], False),
         ([reading(A, parts=("pp", "tg")), reading(A, pp=2.0, tg=5.0)], False),
         ([reading(A, pp=2.0, tg=5.0)], False),
     ],
-    ids=["never tried", "dropped", "dropped and measured later", "measured"],
+    ids=[
+        "never tried",
+        "dropped",
+        "dropped after a part",
+        "another with the same tokens dropped",
+        "its tokens dropped",
+        "failed",
+        "dropped and measured later",
+        "measured",
+    ],
 )
 def test_what_was_dropped_while_it_ran_has_lost_until_it_is_measured(
     readings: Sequence[Reading], *, has_lost: bool

@@ -8,7 +8,14 @@ import pytest
 from fakes.readings import OBJECTIVE
 from fakes.scripted import BASELINE, Answer, LabOfTests, Script, always
 from fakes.simulator import cpu16, partial_offload
-from fakes.tuned import CHAT, memory_of, plan_for, session_on
+from fakes.tuned import (
+    CHAT,
+    LONG_PROMPT,
+    capabilities_of_today,
+    memory_of,
+    plan_for,
+    session_on,
+)
 
 from autotune.errors import CouldNotMeasure
 from autotune.llama_cpp.grid_run import Event, Result
@@ -18,6 +25,7 @@ from autotune.params import ALL_LAYERS
 from autotune.tuning import events
 from autotune.tuning.lab import Limits, TimeIsUp
 from autotune.tuning.objective import Part
+from autotune.tuning.space import Wishes, make_space
 from autotune.tuning.visits import Kind, Visit
 
 # A whole visit takes a load of 10 s, a prompt of 1 s with its warm-up, generation with a tenth.
@@ -419,6 +427,26 @@ def test_a_session_ends_within_its_number_of_trials() -> None:
     session.search.run()
 
     assert len(session.lab.knowledge.readings) <= 7
+
+
+def test_a_session_stays_within_the_placement_that_the_user_wants() -> None:
+    machine = partial_offload()
+    plan = plan_for(machine, LONG_PROMPT, Limits(budget_s=600))
+    space = make_space(
+        hardware=machine.hardware,
+        model=machine.model,
+        capabilities=capabilities_of_today(),
+        objective=plan.objective,
+        defaults=plan.baseline,
+        seed=plan.seeds[0].params,
+        wishes=Wishes(parameters={"n_gpu_layers": (10, 40)}),  # Of which 40 do not fit.
+    )
+    session = session_on(machine, replace(plan, space=space, baseline=space.fixed))
+
+    session.run()
+
+    placed = {reading.visit.params.n_gpu_layers for reading in session.lab.knowledge.readings}
+    assert placed == {10}
 
 
 def test_a_result_that_came_before_hurry_is_kept() -> None:
