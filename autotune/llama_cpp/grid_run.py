@@ -137,6 +137,8 @@ class GridRun:
             return
         self._test_seen = True
         phase = _PHASES.get(match[3], Phase.RUN)
+        if phase is Phase.WARMUP:  # What else the machine did while the model was loaded is past.
+            self._before = self._bench.observe()
         if phase is Phase.LOAD:
             self._stderr.clear()  # What was said of other tests was survived.
             self._test_since = line.at

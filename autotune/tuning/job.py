@@ -1,5 +1,6 @@
 """Some visits in as few runs of llama-bench as they take."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeAlias
@@ -106,6 +107,7 @@ class Job:
         self._run: BenchRun | None = None
         self._before: Progress | None = None
         self._stopped = False
+        self._until_s = math.inf  # Also where no alarm rings, in simulated time.
 
     def stop(self) -> None:
         """End it as soon as can be; safe in a signal handler and from another thread."""
@@ -119,6 +121,7 @@ class Job:
         Args:
             limit_s: after so many seconds it is stopped, whatever it was predicted to take.
         """
+        self._until_s = math.inf if limit_s is None else self._clock.now() + limit_s
         try:
             with alarm(self._clock, limit_s, self.stop):
                 while (waiting := [o for o in self._open if not o.reading]) and not self._stopped:
@@ -141,6 +144,8 @@ class Job:
                 run.stop()
             for event in run:
                 self._take(event, waiting)
+                if self._clock.now() > self._until_s:
+                    self.stop()
             self._run = None
         still = [trial for visit in waiting for trial in visit.missing.values()]
         if len(still) == len(missing):  # Whatever is missing will not come.

@@ -44,7 +44,8 @@ class Knowledge:
                 where[key].append(self.objective.part_seconds(part, measured.samples_ns))
             elif part in reading.outcomes and reading.failure:
                 self._failures[key].append(reading.failure.kind)
-        if not reading.failure and len(reading.outcomes) < len(reading.visit.parts):
+        dropped = not reading.failure and len(reading.outcomes) < len(reading.visit.parts)
+        if dropped and not reading.disturbed:
             self._dropped.add(frozenset(self._keys(reading.visit.params, reading.visit.parts)))
 
     def forget(self, unwanted: Callable[[Reading], bool]) -> None:
@@ -73,11 +74,16 @@ class Knowledge:
             total += seconds
         return total
 
-    def gain(self, params: Params, *, over: Params) -> float:
+    def gain(self, params: Params, *, over: Params, doubt: float = 1.0) -> float:
         """By what share of a request `params` is faster; a part that cannot be told apart is equal.
 
         What changes prompts would otherwise drown in the noise of generation, and the other way.
         -1 where a part of either was not measured.
+
+        Args:
+            params: the challenger.
+            over: what it is compared with.
+            doubt: a loss must be so many times the error that a gain must be to count.
         """
         mine = theirs = 0.0
         for part in self.objective.parts:
@@ -85,7 +91,8 @@ class Knowledge:
             if a is None or b is None:
                 return -1.0
             theirs += a
-            mine += b if abs(math.log(b / a)) > self._error(params, over, part) else a
+            ratio, error = math.log(b / a), self._error(params, over, part)
+            mine += b if not -error <= ratio <= doubt * error else a
         return 1 - mine / theirs
 
     def _error(self, one: Params, other: Params, part: Part) -> float:

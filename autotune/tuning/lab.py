@@ -8,29 +8,26 @@ other state that could be lost.
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from autotune.errors import CouldNotMeasure
 from autotune.llama_cpp.grid_run import Progress
-from autotune.llama_cpp.records import Failure, FailureKind, Measurement, Outcome, State
+from autotune.llama_cpp.patience import Phase
+from autotune.llama_cpp.records import FailureKind, Outcome, State
 from autotune.tuning import events
+from autotune.tuning.breaker import Breaker
 from autotune.tuning.clock import Clock
 from autotune.tuning.costs import Costs
-from autotune.tuning.disturbance import disturbance, quiet
 from autotune.tuning.job import Bench, Job, Lost
 from autotune.tuning.knowledge import Knowledge
 from autotune.tuning.memory import Memory
 from autotune.tuning.objective import Part
 from autotune.tuning.study import Study, Ticket
 from autotune.tuning.visits import DECIDING, Kind, Reading, Visit
+from autotune.tuning.watch import Watch
 
-# A disturbed visit is measured again at most so often; then what there is has to do.
-MOST_AGAIN = 2
-# So long is waited for a quiet machine at one time, and so much of the budget in all.
-MOST_WAIT_S, MOST_WAIT_SHARE = 60.0, 0.15
-_LOOK_EVERY_S = 1.0
-# The same failure so often in a row is not the fault of a configuration.
-_BREAKER = 3
+# A disturbed visit is measured again at most so often; then what there is has to do. What decides
+# is not given up that soon.
+MOST_AGAIN, MOST_AGAIN_DECIDING = 2, 5
 # How far a run may go beyond the time that it was predicted to end in: the budget is kept to 5 %.
 _GRACE_S, _GRACE_SHARE = 5.0, 0.02
 
@@ -71,18 +68,19 @@ class Lab:
         self.tell = tell
         self.reserved_s = 0.0  # Seconds that are kept for what comes after the search.
         self.failures: dict[FailureKind, int] = {}
-        self.waited_s = 0.0
+        self.watch = Watch(
+            observe=observe, clock=clock, n_cpus=n_cpus, budget_s=limits.budget_s, tell=tell
+        )
         self._bench = bench
         self._study = study
         self._clock = clock
-        self._n_cpus = n_cpus
-        self._observe = observe
         self._may_stop_tests = may_stop_tests
-        self._kept = [r for r in study.readings() if r.visit.source != INTERRUPTED]
+        passing = (INTERRUPTED, STILL_WELL)  # True of the session that it was in.
+        self._kept = [r for r in study.readings() if r.visit.source not in passing]
         spent_s = max((r.elapsed_s for r in study.readings()), default=0.0)
         self._began = clock.now() - spent_s
         self._replayed_s = 0.0
-        self._in_a_row: list[Failure] = []
+        self._breaker = Breaker()
         self._job: Job | None = None
         self._hurried = False
         self._hurry_ends_s = math.inf
@@ -145,18 +143,35 @@ class Lab:
             CouldNotMeasure: everything fails in the same way.
         """
         readings = self._once(visits, repetitions, lost)
-        for _ in range(MOST_AGAIN):
+        for _ in range(MOST_AGAIN_DECIDING if visits[0].kind in DECIDING else MOST_AGAIN):
             again = [i for i, reading in enumerate(readings) if reading.disturbed]
             if not again or self._hurried:
                 break
-            self._wait_for_quiet(readings[again[0]].disturbed)
+            began_s = self.elapsed_s
+            if not self._kept:
+                why = readings[again[0]].disturbed
+                self.watch.wait_for_quiet(why, enough=lambda: self._hurried)
             try:
                 fresh = self._once([visits[i] for i in again], repetitions, lost)
             except TimeIsUp:  # What there is has to do.
                 break
+            self.watch.lost_s += self.elapsed_s - began_s
             for i, reading in zip(again, fresh, strict=True):
                 readings[i] = reading
+        if self._breaker.is_open:
+            self._ask_whether_it_is_well()
         return readings
+
+    def _ask_whether_it_is_well(self) -> None:
+        """What has worked once, llama.cpp's defaults, must work now, or nothing does."""
+        first = next((r.visit for r in self.knowledge.readings if not r.failure), None)
+        if first is not None:
+            asked = replace(first, kind=Kind.ANCHOR, source=STILL_WELL)
+            (reading,) = self._once([asked], 1, None)
+            if reading.failure is None:
+                self._breaker.close()
+                return
+        raise self._breaker.explained()
 
     def _once(self, visits: Sequence[Visit], repetitions: int, lost: Lost | None) -> list[Reading]:
         readings = self._from_the_record(visits)
@@ -235,6 +250,8 @@ class Lab:
 
     def show(self, visit: Visit, part: Part, progress: Progress) -> None:
         """Tell how far a test is."""
+        if progress.phase is Phase.WARMUP:
+            self.watch.test_begins()
         self.tell(
             events.Measuring(
                 visit=visit, part=part, phase=progress.phase, repetition=progress.repetition
@@ -248,7 +265,7 @@ class Lab:
         reading = Reading(
             visit=visit,
             outcomes=dict(outcomes),
-            disturbed=self._disturbed(outcomes),
+            disturbed=self.watch.disturbed(visit, outcomes, self.knowledge.objective),
             elapsed_s=self.elapsed_s,
             number=ticket.number,
         )
@@ -261,17 +278,6 @@ class Lab:
         """Note that a visit was interrupted."""
         if isinstance(ticket, Ticket):
             self._study.give_up(ticket, "interrupted")
-
-    def _disturbed(self, outcomes: dict[Part, Outcome]) -> str:
-        if any(isinstance(outcome, Failure) for outcome in outcomes.values()):
-            return ""  # No neighbour makes it fail, and to try again would cost as much.
-        for outcome in outcomes.values():
-            if isinstance(outcome, Measurement):
-                run, threads = outcome.run, outcome.params.n_threads or self._n_cpus
-                why = disturbance(run.before, run.after, n_threads=threads, n_cpus=self._n_cpus)
-                if why:
-                    return why
-        return ""
 
     def _learn(self, reading: Reading, *, replayed: bool) -> None:
         if replayed:
@@ -286,37 +292,9 @@ class Lab:
             self.memory.remember_success(reading.visit.params)
         seconds = self.knowledge.seconds(reading.visit.params)
         self.tell(events.Measured(reading=reading, seconds=seconds, replayed=replayed))
-        self._check_breaker(failure)
-
-    def _check_breaker(self, failure: Failure | None) -> None:
-        if failure is None or failure.kind is FailureKind.OOM:
-            self._in_a_row.clear()
-            return
-        alike = [f for f in self._in_a_row if (f.kind, f.message) == (failure.kind, failure.message)]
-        self._in_a_row = [*(f for f in alike if f.params != failure.params), failure]
-        if len(self._in_a_row) == _BREAKER:
-            raise CouldNotMeasure(
-                f"llama-bench failed {_BREAKER} times in a row in the same way, {failure.kind}: "
-                f"{failure.message}",
-                hint="run that command by hand; `lcm doctor --model M` tries the build",
-                details=[*failure.stderr_tail[-3:], f"ran: {' '.join(failure.run.argv)}"],
-            )
-
-    def _wait_for_quiet(self, why: str) -> None:
-        """Wait until nothing else uses the machine, visibly and not for ever."""
-        if self._kept:
-            return
-        budget_s, most_s = self.limits.budget_s, MOST_WAIT_S
-        if budget_s is not None:
-            most_s = min(most_s, MOST_WAIT_SHARE * budget_s - self.waited_s)
-        waited_s = 0.0
-        while waited_s < most_s and why and not self._hurried:
-            self.tell(events.Waiting(why=why, for_s=waited_s, at_most_s=most_s))
-            before = self._observe()
-            self._clock.sleep(_LOOK_EVERY_S)
-            waited_s += _LOOK_EVERY_S
-            why = quiet(before, self._observe())
-        self.waited_s += waited_s
+        if not replayed:  # What broke then may work now.
+            self._breaker.take(failure)
 
 
 INTERRUPTED = "interrupted"  # The source of a verification that was cut short.
+STILL_WELL = "is llama-bench still well?"  # The source of what the circuit breaker asks.

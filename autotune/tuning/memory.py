@@ -20,6 +20,9 @@ from autotune.params import ALL_LAYERS, Params, Program
 from autotune.recommend.answer import PROCESS_BYTES
 from autotune.recommend.placement import DRIVER_BYTES, SPARE_BYTES, staging_bytes
 
+# Between what has worked and what has failed, no more halves are taken within this share.
+_CLOSE = 0.03
+
 
 class Memory:
     """One model on one machine.
@@ -62,11 +65,21 @@ class Memory:
                 return False
         needed = self._needed(params)
         return all(
-            n + spare_bytes <= limit and (n < failed or n <= worked)
-            for n, limit, failed, worked in zip(
-                needed, self._limits, self._failed, self._worked, strict=True
+            n + spare_bytes <= limit and (n <= edge or n <= worked)
+            for n, limit, edge, worked in zip(
+                needed, self._limits, self._edges(), self._worked, strict=True
             )
         )
+
+    def _edges(self) -> list[float]:
+        """How far to go where something has failed: half of the way from what has worked.
+
+        So the edge is found by halves, and not by one crash after another.
+        """
+        return [
+            failed - 1 if failed - worked <= _CLOSE * worked else (failed + worked) / 2
+            for failed, worked in zip(self._failed, self._worked, strict=True)
+        ]
 
     def fitted(self, params: Params, *, spare_bytes: int = 0) -> Params | None:
         """The same with as much on the GPUs as it asks for and as fits; None: nothing helps.
@@ -88,11 +101,7 @@ class Memory:
         return self.fitted(everything, spare_bytes=SPARE_BYTES)
 
     def remember_failure(self, params: Params) -> None:
-        """It ran out of memory: whatever takes as much does too, but for what has worked.
-
-        The truth lies between the two; half of it is kept out at once, so that the edge is not
-        approached by one crash after another.
-        """
+        """It ran out of memory: whatever takes as much does too, but for what has worked."""
         needed = self._needed(params)
         if not needed:
             return

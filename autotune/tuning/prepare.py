@@ -204,11 +204,13 @@ def _planned(
         seed=quick,
         wishes=wishes,
     )
+    # What a wish fixes may take memory, for which layers make room.
+    fitted = memory_of(order, here, objective).fitted(space.fixed)
     plan = Plan(
         hardware=here.hardware,
         objective=objective,
         space=space,
-        baseline=space.fixed,
+        baseline=fitted or space.fixed,
         seeds=(Seed(source="quick recommendation", params=quick), *seeds),
         seed=order.seed,
         limits=order.limits,

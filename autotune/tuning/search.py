@@ -44,6 +44,9 @@ _GAIN_THAT_COUNTS = 0.01
 _ANCHOR_EVERY = 6
 # A drift beyond this many times the noise is the machine's and not the clock's.
 _DRIFT = 4.0
+# Of what was measured once, a part that was slower is believed to be only beyond so many errors:
+# what makes prompts faster must not be lost to one unlucky test of generation.
+_DOUBT = 2.5
 # What looks better by so many times the noise of a test needs no second opinion to be believed.
 _SURE = 4.0
 _COARSE_THREADS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
@@ -61,6 +64,8 @@ _SWITCHES = (
 )
 # Of the budget, for the verification; more only where it is short, for the least that may decide.
 _SHARE, _MOST_SHARE = 0.25, 0.5
+# Above this share of repeated work the machine counts as busy.
+_BUSY = 1.05
 # Of devices that may be slower than the CPU beside them.
 _DOUBTFUL = ("RPC", "Vulkan", "SYCL", "OpenCL")
 
@@ -199,7 +204,8 @@ class Search:
 
     def _challenge(self, challenger: Params) -> bool:
         """A second opinion on both sides before the incumbent is left; one reading is luck."""
-        gain = self._known.gain(challenger, over=self.incumbent)
+        once = self._known.times_measured(challenger) == 1
+        gain = self._known.gain(challenger, over=self.incumbent, doubt=_DOUBT if once else 1)
         if gain <= _WORTH:
             return False
         if self._known.times_measured(challenger) == 1 and gain < _SURE * self._known.noise():
@@ -343,12 +349,10 @@ class Search:
         for rung in rungs:
             tried = rung
             while tried is not None and self._new(tried):
-                (reading,) = self._visit(Kind.LADDER, source, [tried])
+                self._visit(Kind.LADDER, source, [tried])
                 self._consider(tried)
-                if reading.failure is None:
-                    break
-                again = self._memory.fitted(tried)
-                tried = again if again != tried else None
+                # After a failure this is half of the way down, after that half of it up again.
+                tried = self._memory.fitted(rung) if rung else None
 
     def _try_fewer_layers(self) -> None:
         """A device that is slower than the CPU is best left alone, or given a part."""
@@ -518,11 +522,14 @@ class Search:
         budget_s = lab.limits.budget_s
         if budget_s is None or self._known.seconds(self.baseline) is None:
             return
-        pair_s = round_s(lab, self.baseline, [self.incumbent])
+        repeats = lab.watch.repeats(lab.elapsed_s)
+        pair_s = repeats * round_s(lab, self.baseline, [self.incumbent])
         gain = math.log(self._seconds(self.baseline) / self._seconds(self.incumbent))
         wanted_s = (pairs_for(gain, self._known.noise()) + 0.5) * pair_s
-        least_s = (LEAST_ROUNDS + 0.5) * pair_s
-        lab.reserved_s = min(wanted_s, max(_SHARE * budget_s, least_s), _MOST_SHARE * budget_s)
+        # Where some rounds will not count, more than the least have to fit.
+        least_s = (LEAST_ROUNDS + (2.5 if repeats > _BUSY else 0.5)) * pair_s
+        most_s = min(max(_SHARE * budget_s, least_s), _MOST_SHARE * budget_s)
+        lab.reserved_s = min(max(wanted_s, least_s), most_s)
 
 
 def pairs_for(gain: float, noise: float) -> int:

@@ -171,7 +171,7 @@ class Session:
             n_trials=len(lab.knowledge.readings),
             failures=dict(lab.failures),
             elapsed_s=lab.elapsed_s,
-            waited_s=lab.waited_s,
+            waited_s=lab.watch.waited_s,
             hurried=lab.hurried,
         )
 

@@ -15,7 +15,7 @@ from autotune.tuning import events
 from autotune.tuning.lab import INTERRUPTED, Lab, TimeIsUp
 from autotune.tuning.objective import Part
 from autotune.tuning.space import Space
-from autotune.tuning.stats import Comparison, compare
+from autotune.tuning.stats import PRIOR_SD, Comparison, compare
 from autotune.tuning.visits import Kind, Reading, Visit
 
 Verdict = Literal["better", "not shown", "worse"]
@@ -24,8 +24,8 @@ Verdict = Literal["better", "not shown", "worse"]
 # looks take stronger evidence, so that all of them and the last claim 5 % of nothing together.
 EARLY_CONFIDENCE, LAST_CONFIDENCE = 0.99, 0.95
 LEAST_ROUNDS, MOST_ROUNDS = 2, 16
-# After this many rounds, a gain that is below 1 % at best is not worth more of them.
-_HOPELESS_ROUNDS, _HOPELESS_RATIO = 6, 1.01
+# After this many rounds, a gain that is below 2 % at best is not worth more of them.
+_HOPELESS_ROUNDS, _HOPELESS_RATIO = 8, 1.02
 # Candidates that cannot be told apart, and are this close by what was seen, are tied.
 _TIE = 0.01
 
@@ -166,7 +166,7 @@ class Verifier:
         """The candidate to speak of, each tested at its share of what may be wrong."""
         each = 1 - (1 - confidence) / max(len(self._candidates), 1)
         compared = {
-            params: compare(self._log_ratios[params], confidence=each)
+            params: compare(self._log_ratios[params], confidence=each, prior_sd=self._prior_sd())
             for params in self._candidates
             if self._log_ratios[params]
         }
@@ -177,6 +177,10 @@ class Verifier:
         shown = [p for p in tied if compared[p].shown_better]
         chosen = min(shown, key=self._cost) if shown else best
         return chosen, compared[chosen]
+
+    def _prior_sd(self) -> float:
+        """Of the difference of two single tests, by the noise of the search."""
+        return max(PRIOR_SD, math.sqrt(2) * self._lab.knowledge.noise())
 
     def _is_tied(self, params: Params, best: Params) -> bool:
         pairs = zip(self._log_ratios[best], self._log_ratios[params], strict=False)

@@ -133,6 +133,7 @@ class _Process:
         params, test = trial
         threads = self._machine.threads(params)
         for part in _parts(test):
+            self._before = self._machine.observe()  # As the real one: the load is past.
             yield self._progress(trial, Phase.WARMUP)
             warm_up = part if part.n_prompt else Test(n_gen=1)
             self._machine.work(self._machine.seconds(params, warm_up), threads)

@@ -1,0 +1,42 @@
+"""The circuit breaker: the same failure again and again is not the fault of a configuration."""
+
+from autotune.errors import CouldNotMeasure
+from autotune.llama_cpp.records import Failure, FailureKind
+
+# The same failure of so many configurations in a row.
+IN_A_ROW = 3
+
+
+class Breaker:
+    """Counts failures that are alike; running out of memory is a configuration's own."""
+
+    def __init__(self) -> None:
+        self._alike: list[Failure] = []
+
+    def take(self, failure: Failure | None) -> None:
+        """A visit is over, well or with a failure."""
+        if failure is None or failure.kind is FailureKind.OOM:
+            self._alike.clear()
+            return
+        said = failure.kind, failure.message
+        alike = [f for f in self._alike if (f.kind, f.message) == said]
+        self._alike = [*(f for f in alike if f.params != failure.params), failure]
+
+    @property
+    def is_open(self) -> bool:
+        """It is time to ask whether llama-bench works at all."""
+        return len(self._alike) >= IN_A_ROW
+
+    def close(self) -> None:
+        """It does: those configurations were at fault after all."""
+        self._alike.clear()
+
+    def explained(self) -> CouldNotMeasure:
+        """What has happened, for the user."""
+        failure = self._alike[-1]
+        return CouldNotMeasure(
+            f"llama-bench failed {len(self._alike)} times in a row in the same way, "
+            f"{failure.kind}: {failure.message}; now llama.cpp's defaults fail too",
+            hint="run that command by hand; `lcm doctor --model M` tries the build",
+            details=[*failure.stderr_tail[-3:], f"ran: {' '.join(failure.run.argv)}"],
+        )
