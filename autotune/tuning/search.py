@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from autotune.errors import CouldNotMeasure
 from autotune.hardware import Hardware
 from autotune.llama_cpp.grids import CONTEXT_FIELDS, model_params
+from autotune.llama_cpp.records import Failure, FailureKind
 from autotune.params import Params
 from autotune.tuning import events
 from autotune.tuning.frontier import Frontier
@@ -66,6 +67,8 @@ _SWITCHES = (
 _SHARE, _MOST_SHARE = 0.25, 0.5
 # Above this share of repeated work the machine counts as busy.
 _BUSY = 1.05
+# How a device without room ends a program: some backends abort and say nothing.
+_OF_MEMORY = frozenset({FailureKind.OOM, FailureKind.CRASH})
 # Of devices that may be slower than the CPU beside them.
 _DOUBTFUL = ("RPC", "Vulkan", "SYCL", "OpenCL")
 
@@ -224,18 +227,19 @@ class Search:
     # The steps.
 
     def _measure_baseline(self) -> None:
-        repetitions = 2
-        (reading,) = self._visit(
-            Kind.BASELINE, "llama.cpp's defaults", [self.baseline], repetitions=repetitions
-        )
-        if reading.failure is None:
-            return
-        failure = reading.failure
-        raise CouldNotMeasure(
-            f"llama.cpp's own defaults could not be measured, {failure.kind}: {failure.message}",
-            hint="run that command by hand; `lcm doctor --model M` tries the build",
-            details=[*failure.stderr_tail[-3:], f"ran: {' '.join(failure.run.argv)}"],
-        )
+        """llama.cpp's defaults; where a device has less than it says, with the most that runs."""
+        while True:
+            source = "llama.cpp's defaults"
+            (reading,) = self._visit(Kind.BASELINE, source, [self.baseline], repetitions=2)
+            failure = reading.failure
+            if failure is None:
+                return
+            if failure.kind in _OF_MEMORY:
+                self._memory.remember_failure(self.baseline)
+            smaller = self._memory.fitted(self.baseline)
+            if smaller is None or smaller == self.baseline or failure.kind not in _OF_MEMORY:
+                raise _unmeasurable(failure)
+            self.baseline = self.incumbent = smaller
 
     def _try_seeds(self) -> None:
         for seed in self._seeds:
@@ -530,6 +534,14 @@ class Search:
         least_s = (LEAST_ROUNDS + (2.5 if repeats > _BUSY else 0.5)) * pair_s
         most_s = min(max(_SHARE * budget_s, least_s), _MOST_SHARE * budget_s)
         lab.reserved_s = min(max(wanted_s, least_s), most_s)
+
+
+def _unmeasurable(failure: Failure) -> CouldNotMeasure:
+    return CouldNotMeasure(
+        f"llama.cpp's own defaults could not be measured, {failure.kind}: {failure.message}",
+        hint="run that command by hand; `lcm doctor --model M` tries the build",
+        details=[*failure.stderr_tail[-3:], f"ran: {' '.join(failure.run.argv)}"],
+    )
 
 
 def pairs_for(gain: float, noise: float) -> int:

@@ -127,18 +127,18 @@ class Session:
                 name="verification", elapsed_s=lab.elapsed_s, budget_s=plan.limits.budget_s
             )
         )
-        return Verifier(lab, plan.space, plan.baseline, candidates).run()
+        return Verifier(lab, plan.space, self.search.baseline, candidates).run()
 
     def _candidates(self) -> list[Params]:
         """The incumbent, and a rival from another group that is as good by what is known."""
         incumbent, known = self.search.incumbent, self.lab.knowledge
-        if incumbent == self.plan.baseline:
+        if incumbent == self.search.baseline:
             return []
         best = known.seconds(incumbent) or 0.0
         rivals = [
             params
             for params in dict.fromkeys(reading.visit.params for reading in known.readings)
-            if params != self.plan.baseline
+            if params != self.search.baseline
             and self._other_group(params, incumbent)
             and (known.seconds(params) or 2 * best) < best * (1 + _RIVAL)
         ]
@@ -154,17 +154,17 @@ class Session:
     def _affordable(self, candidates: Sequence[Params]) -> bool:
         """A round of all of them leaves time for twelve."""
         lab = self.lab
-        return 12 * round_s(lab, self.plan.baseline, candidates) < lab.left_s() + lab.reserved_s
+        return 12 * round_s(lab, self.search.baseline, candidates) < lab.left_s() + lab.reserved_s
 
     def _tuned(self, verification: Verification) -> Tuned:
         lab, plan = self.lab, self.plan
-        incumbent = self.search.incumbent
+        baseline, incumbent = self.search.baseline, self.search.incumbent
         won = verification.verdict == "better" or not plan.verify
-        shipped = verification.candidate if won and verification.candidate else plan.baseline
-        told = dict.fromkeys((plan.baseline, incumbent, verification.candidate or incumbent))
+        shipped = verification.candidate if won and verification.candidate else baseline
+        told = dict.fromkeys((baseline, incumbent, verification.candidate or incumbent))
         return Tuned(
             verification=verification,
-            baseline=plan.baseline,
+            baseline=baseline,
             shipped=shipped,
             incumbent=incumbent,
             part_seconds={p: self._part_seconds(verification, p) for p in told},

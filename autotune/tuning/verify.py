@@ -24,8 +24,8 @@ Verdict = Literal["better", "not shown", "worse"]
 # looks take stronger evidence, so that all of them and the last claim 5 % of nothing together.
 EARLY_CONFIDENCE, LAST_CONFIDENCE = 0.99, 0.95
 LEAST_ROUNDS, MOST_ROUNDS = 2, 16
-# After this many rounds, a gain that is below 2 % at best is not worth more of them.
-_HOPELESS_ROUNDS, _HOPELESS_RATIO = 8, 1.02
+# After this many rounds, what looks no faster, or by 2 % at best, is not worth more of them.
+_HOPELESS_ROUNDS, _HOPELESS_RATIO = 6, 1.02
 # Candidates that cannot be told apart, and are this close by what was seen, are tied.
 _TIE = 0.01
 
@@ -91,8 +91,8 @@ class Verifier:
         return self._verification(self._best(LAST_CONFIDENCE))
 
     def _is_over(self, seen: Comparison, rounds: int) -> bool:
-        hopeless = rounds >= _HOPELESS_ROUNDS and seen.high < _HOPELESS_RATIO
-        return seen.shown_better or seen.shown_worse or hopeless
+        little = seen.high < _HOPELESS_RATIO or seen.ratio <= 1
+        return seen.shown_better or seen.shown_worse or (rounds >= _HOPELESS_ROUNDS and little)
 
     def _measure_whole(self) -> None:
         """What may be shipped is measured once in exactly its words, both parts."""

@@ -24,7 +24,7 @@ _NORMAL, _UNKNOWN, _CONTROL, _BYTE = 1, 2, 3, 6
 def tiny_llama() -> Spec:
     t = Trunk("llama", vocab=_VOCAB, ctx=4096, layers=6, embd=512, ff=1536, heads=(8, 4, 64))
     bare = spec(t, [dense(t)] * t.layers)
-    return Spec({**bare.metadata, **_tokenizer()}, bare.tensors)
+    return Spec({**bare.metadata, **tokenizer()}, bare.tensors)
 
 
 def write_tiny(path: Path) -> None:
@@ -33,7 +33,7 @@ def write_tiny(path: Path) -> None:
     write_gguf(path, metadata=model.metadata, tensors=model.tensors, sparse=False)
 
 
-def _tokenizer() -> Mapping[str, Value]:
+def tokenizer() -> Mapping[str, Value]:
     """Make up the least that llama-server and llama-cli tokenize with: bytes, and words to fill."""
     special = ["<unk>", "<s>", "</s>"]
     in_bytes = [f"<0x{byte:02X}>" for byte in range(256)]
