@@ -13,7 +13,10 @@ _ENTRY_POINT = "import sys; from autotune.cli import main; sys.argv[0] = 'lcm'; 
 
 
 def run_lcm(
-    *arguments: str | Path, cwd: Path | None = None, interpreter_options: Sequence[str] = ()
+    *arguments: str | Path,
+    cwd: Path | None = None,
+    interpreter_options: Sequence[str] = (),
+    timeout: float = 120,
 ) -> subprocess.CompletedProcess[str]:
     """Run `lcm` with `arguments` to its end and give what it said."""
     return subprocess.run(
@@ -24,6 +27,6 @@ def run_lcm(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=timeout,
         check=False,
     )

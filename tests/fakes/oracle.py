@@ -69,7 +69,7 @@ def rpc_server(binary: Path) -> Iterator[str]:
 
 def _start(binary: Path) -> tuple[subprocess.Popen[bytes], str]:
     for _ in range(_START_ATTEMPTS):
-        port = _free_port()
+        port = free_port()
         process = subprocess.Popen(
             [str(binary), "-H", _HOST, "-p", str(port), "-t", "1"],
             stdin=subprocess.DEVNULL,
@@ -88,7 +88,8 @@ def _start(binary: Path) -> tuple[subprocess.Popen[bytes], str]:
     raise OracleError(f"{binary} did not accept a connection on {_HOST}")
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Give a port that nobody listens on just now."""
     with socket.socket() as listener:
         listener.bind((_HOST, 0))
         port: int = listener.getsockname()[1]
