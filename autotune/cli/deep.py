@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,7 +14,8 @@ from autotune.cli import console
 from autotune.cli.compose import run_answer
 from autotune.cli.live import watch
 from autotune.cli.measured import evidence_section, refined, served
-from autotune.cli.progress import Progress, summary
+from autotune.cli.progress import Progress
+from autotune.cli.summary import summary
 from autotune.errors import EXIT_DONE, AutotuneError, ConfigError, Interrupted, Terminated
 from autotune.hardware.activity import Activity
 from autotune.llama_cpp.capabilities import build_identity
@@ -61,53 +62,75 @@ def deep(order: Order, start: Start) -> int:
     Returns:
         The exit code: 0, also where llama.cpp's defaults are the best answer.
     """
-    environ = start.environ
     console.note("looking at the machine and trying llama-bench")
-    ground = prepare.look_around(order, environ)
+    ground = prepare.look_around(order, start.environ)
     for note in ground.hardware.notes:
         console.warning(note)
-    folder = _folder(order, ground, start)
+    study = _resumed(order, ground, start) if start.resume else _begun(order, ground, start)
+    folder = study.folder
     with written_by_one(folder):
-        plan, study = _planned(order, ground, folder, start)
         console.note(f"everything that is measured is kept in {folder.path}")
-        tuned, signal_number = _tune(order, ground, folder, plan, study)
-        tuned_profile = _profile(order, ground, folder, tuned)
-        save(folder.profile, tuned_profile)
-        if not tuned.hurried or tuned.verification.verdict == "better":
-            save(_profile_path(ground, environ), tuned_profile)
-        folder.in_state("interrupted" if tuned.hurried else "finished")
-    _print(order, ground, folder, plan, tuned)
+        tuned, signal_number = _tune(order, ground, study)
+        _keep(order, ground, folder, tuned, start.environ)
+    _print(order, ground, folder, study.plan, tuned)
     if tuned.hurried:
         raise _interrupted(signal_number)
     return EXIT_DONE
 
 
-def _folder(order: Order, ground: Ground, start: Start) -> Folder:
-    """The study to go on with, or a new one."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Study:
+    """Where a study is kept, what it searches, and how it is opened once it is ours to write."""
+
+    folder: Folder
+    plan: Plan
+    open: Callable[[], Study]
+
+
+def _begun(order: Order, ground: Ground, start: Start) -> _Study:
     kept = unfinished(ground.model.name, order.workload.name, start.environ)
-    if start.resume:
-        if kept is None:
-            raise ConfigError(
-                f"there is no unfinished study of {ground.model.name} for {order.workload.name}",
-                hint="leave --resume out to begin one; --results-dir says where to look",
-            )
-        return kept
     if kept is not None and not start.fresh:
         console.note(f"beginning anew; --resume would go on with {kept.path}")
-    return new_folder(ground.model.name, order.workload.name, start.environ)
-
-
-def _planned(order: Order, ground: Ground, folder: Folder, start: Start) -> tuple[Plan, Study]:
-    if start.resume and folder.database.exists():
-        plan = prepare.plan_as_before(order, ground, folder.database)
-        return plan, Study.resume(folder.database, plan.space)
     plan, facts = prepare.plan_of(order, ground, _seeds(ground, start.environ))
-    return plan, Study.create(folder.database, plan.space, facts, seed=order.seed)
+    folder = new_folder(ground.model.name, order.workload.name, start.environ)
+
+    def create() -> Study:
+        return Study.create(folder.database, plan.space, facts, seed=order.seed)
+
+    return _Study(folder=folder, plan=plan, open=create)
+
+
+def _resumed(order: Order, ground: Ground, start: Start) -> _Study:
+    folder = unfinished(ground.model.name, order.workload.name, start.environ)
+    if folder is None:
+        raise ConfigError(
+            f"there is no unfinished study of {ground.model.name} for {order.workload.name}",
+            hint="leave --resume out to begin one; --results-dir says where to look",
+        )
+    plan = prepare.plan_as_before(order, ground, folder.database)
+
+    def resume() -> Study:
+        return Study.resume(folder.database, plan.space)
+
+    return _Study(folder=folder, plan=plan, open=resume)
+
+
+def _keep(
+    order: Order, ground: Ground, folder: Folder, tuned: Tuned, environ: Mapping[str, str]
+) -> None:
+    """Write down what came of it; the profile of this machine only where it is a whole answer."""
+    profile = _profile(order, ground, folder, tuned)
+    save(folder.profile, profile)
+    # What needs arguments of its own is not what `lcm run` would start.
+    if not order.arguments and (not tuned.hurried or tuned.verification.verdict == "better"):
+        build = build_identity(ground.program)
+        save(profile_path(ground.model, ground.machine, build, environ), profile)
+    folder.in_state("interrupted" if tuned.hurried else "finished")
 
 
 def _seeds(ground: Ground, environ: Mapping[str, str]) -> list[Seed]:
     """What was best here before: for this model under another build, and for other models."""
-    profiles = [p for p in profiles_of_machine(ground.hardware, environ) if p.verdict == "better"]
+    profiles = [p for p in profiles_of_machine(ground.machine, environ) if p.verdict == "better"]
     ours_first = sorted(profiles, key=lambda p: p.model != ground.model.name)
     return [
         Seed(source=f"winner of {profile.model}", params=profile.params)
@@ -115,10 +138,9 @@ def _seeds(ground: Ground, environ: Mapping[str, str]) -> list[Seed]:
     ]
 
 
-def _tune(
-    order: Order, ground: Ground, folder: Folder, plan: Plan, study: Study
-) -> tuple[Tuned, int]:
+def _tune(order: Order, ground: Ground, study: _Study) -> tuple[Tuned, int]:
     """Run the session, with the display, and with Ctrl-C as a wish to come to an end."""
+    folder, plan = study.folder, study.plan
     activity = Activity()
     progress = Progress(plan.objective, budget_s=plan.limits.budget_s)
     with watch(progress, stderr_is_terminal=sys.stderr is not None and sys.stderr.isatty()) as show:
@@ -131,7 +153,7 @@ def _tune(
         session = Session(
             plan,
             bench=prepare.bench_of(order, ground, activity),
-            study=study,
+            study=study.open(),
             memory=prepare.memory_of(order, ground, plan.objective),
             clock=RealClock(),
             observe=prepare.observer_of(order, activity),
@@ -187,10 +209,6 @@ def _resuming(arguments: list[str]) -> list[str]:
     return ["lcm", *own, "--resume", *arguments[end:]]
 
 
-def _profile_path(ground: Ground, environ: Mapping[str, str]) -> Path:
-    return profile_path(ground.model, ground.hardware, build_identity(ground.program), environ)
-
-
 def _profile(order: Order, ground: Ground, folder: Folder, tuned: Tuned) -> Profile:
     """What is shipped, with how sure that is."""
     comparison = tuned.verification.comparison
@@ -209,7 +227,7 @@ def _profile_of(order: Order, ground: Ground, folder: Folder, params: Params) ->
         date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         build=ground.capabilities.version,
         model=ground.model.name,
-        machine=machine_digest(ground.hardware),
+        machine=machine_digest(ground.machine),
         workload=order.workload.name,
         study=str(folder.path),
     )

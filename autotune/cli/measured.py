@@ -16,7 +16,7 @@ from autotune.tuning.workload import Workload
 
 RULE = (
     "log ratios of interleaved rounds, Hodges-Lehmann location, spread by the median absolute "
-    "deviation pooled with a prior of 2.5 % worth 4 pairs, Student's t"
+    "deviation pooled with the noise of the search, at least 2.5 %, as 4 pairs; Student's t"
 )
 
 # Key → field of `Params`; what is set in the measured configuration is said.

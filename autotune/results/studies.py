@@ -102,7 +102,9 @@ def unfinished(
     found = [
         folder
         for folder in all_folders(environ)
-        if (folder.model, folder.workload) == (model, workload) and folder.state != "finished"
+        if (folder.model, folder.workload) == (model, workload)
+        and folder.state != "finished"
+        and folder.database.exists()
     ]
     return max(found, key=lambda folder: folder.started, default=None)
 

@@ -67,7 +67,8 @@ class Ground:
 
     program: Program
     capabilities: Capabilities
-    hardware: Hardware  # With the devices that it uses.
+    machine: Hardware  # As it is; profiles are kept by it.
+    hardware: Hardware  # The same with the devices that this llama-bench uses, and no others.
     storage: Storage
     model: Model
     recommendation: Recommendation
@@ -81,13 +82,13 @@ def look_around(order: Order, environ: Mapping[str, str]) -> Ground:
         SurroundingsError: the model or llama-bench is missing or unusable.
         ConfigError: a wish cannot be met.
     """
-    model, hardware = analyze_model(order.model), detect_hardware()
+    model, machine = analyze_model(order.model), detect_hardware()
     program = find_program(BENCH, given=order.llama_bench, environ=environ)
     capabilities = ask_once(program, cache_folder(environ))
     _refuse_slow_build(program)
     offered = devices(program, capabilities, *order.arguments)
     knows = capabilities.has("--list-devices")
-    hardware = with_devices(hardware, offered) if knows else hardware
+    hardware = with_devices(machine, offered) if knows else machine
     hardware = replace(hardware, gpus=used_gpus(hardware.gpus))
     storage = storage_of(model.path)
     recommendation = _recommendation(order, hardware, storage, model)
@@ -97,6 +98,7 @@ def look_around(order: Order, environ: Mapping[str, str]) -> Ground:
     return Ground(
         program=program,
         capabilities=capabilities,
+        machine=machine,
         hardware=hardware,
         storage=storage,
         model=model,

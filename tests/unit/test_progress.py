@@ -14,7 +14,9 @@ from fakes.tuned import CHAT, LONG_PROMPT, Simulated, plan_for, session_on
 from rich.console import Console, RenderableType
 
 from autotune.cli import live
-from autotune.cli.progress import Progress, described, summary
+from autotune.cli.progress import Progress
+from autotune.cli.summary import summary
+from autotune.cli.words import described
 from autotune.llama_cpp.patience import Phase
 from autotune.llama_cpp.records import Failure, FailureKind, Measurement, RunFacts
 from autotune.llama_cpp.records import Test as BenchTest
