@@ -4,6 +4,10 @@
 
     recommendation = generate_recommendations(detect_hardware(), analyze_model("model.gguf"))
 
+    from autotune import tune
+
+    tuned = tune("model.gguf", budget_s=600)
+
 Each name is imported when it is first used, so that asking for one does not pay for the others.
 """
 
@@ -14,14 +18,16 @@ if TYPE_CHECKING:
     from autotune.hardware import detect_hardware
     from autotune.model import analyze_model
     from autotune.recommend import generate_recommendations
+    from autotune.tuning.tune import tune
 
 __version__ = "0.1.0"
-__all__ = ["analyze_model", "detect_hardware", "generate_recommendations"]
+__all__ = ["analyze_model", "detect_hardware", "generate_recommendations", "tune"]
 
 _ROOM_OF = {
     "analyze_model": "autotune.model",
     "detect_hardware": "autotune.hardware",
     "generate_recommendations": "autotune.recommend",
+    "tune": "autotune.tuning.tune",
 }
 
 

@@ -16,5 +16,11 @@ frontier      what was not measured and promises most
 stats         is one configuration faster than another?
 verify        fresh, interleaved data: the only ones that decide
 session       a search and its verification
+prepare       what is here, whether it runs, and what to search
+environment   under which circumstances numbers may be compared
+watch         looks at the machine around each test, and waits
+breaker       the same failure again and again
+clock         time, real or simulated
+tune          the whole of it as one call
 events        what is told to whoever watches
 """

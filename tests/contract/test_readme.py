@@ -10,12 +10,14 @@ import ast
 import json
 import re
 import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import demo
 import pytest
-from fakes.programs import BENCH_HELP, SERVER_HELP, WORKS, write_program
+from fakes.benches import SCRIPT
+from fakes.programs import SERVER_HELP, write_program
 from fakes.tiny import write_tiny
 from lcm_process import run_lcm
 
@@ -23,6 +25,7 @@ _REPOSITORY = Path(__file__).parents[2]
 _README = (_REPOSITORY / "README.md").read_text(encoding="utf-8")
 _CONTRIBUTING = (_REPOSITORY / "CONTRIBUTING.md").read_text(encoding="utf-8")
 _TEST_COMMAND = "pip install nox && nox -s tests"
+FAKE = (sys.executable, "-S", "-E", str(SCRIPT))
 _SECTIONS = {"hardware", "model", "recommended_params", "rationale"}
 
 
@@ -61,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_tiny(place / "model.gguf")
     programs = place / "build" / "bin"
     programs.mkdir(parents=True)
-    write_program(programs / "llama-bench", help_text=BENCH_HELP, work=WORKS)
+    write_program(programs / "llama-bench", help_text="", before=f'exec {shlex.join(FAKE)} "$@"')
     for name in ("llama-cli", "llama-server"):
         write_program(programs / name, help_text=SERVER_HELP, work="echo '> started'")
     return place
@@ -76,7 +79,10 @@ def _own_cache(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("command", _LCM, ids=shlex.join)
 def test_an_lcm_command_of_the_readme_works(command: list[str], folder: Path) -> None:
-    done = run_lcm(*command[1:], cwd=folder)
+    # To the letter, but for how long it measures.
+    shorter = ["--trials", "4", "--no-verify"] if "--deep" in command else []
+
+    done = run_lcm(*command[1:], *shorter, cwd=folder)
 
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
@@ -85,7 +91,8 @@ def test_an_lcm_command_of_the_readme_works(command: list[str], folder: Path) ->
 @pytest.mark.parametrize("command", _LCM, ids=shlex.join)
 def test_an_lcm_command_of_the_readme_has_help(command: list[str]) -> None:
     # The second word is the command, also where it is spelled `--run`.
-    done = run_lcm(command[1], "--help")
+    deep = ["--deep"] if "--deep" in command else []
+    done = run_lcm(command[1], *deep, "--help")
 
     assert (done.returncode, done.stderr) == (0, "")
     assert {option for option in _options(command) if option not in done.stdout} == set()
@@ -128,7 +135,12 @@ def test_every_session_has_its_line_of_documentation() -> None:
     assert {name for name in _sessions() if len(lines[name].splitlines()) != 1} == set()
 
 
-def test_the_demo_runs_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_demo_runs_to_its_end(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LCM_LLAMA_BENCH", shlex.join(FAKE))
+    monkeypatch.setattr(demo, "BUDGET", "3s")
+
     def run(command: Sequence[str]) -> int:
         assert command[0] == "lcm"
         done = run_lcm(*command[1:])
@@ -136,7 +148,7 @@ def test_the_demo_runs_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
         return done.returncode
 
     assert demo.main([], run) == 0
-    assert capsys.readouterr().out.count("\n$ lcm ") == 3
+    assert capsys.readouterr().out.count("\n$ lcm ") == 4
 
 
 def test_the_demo_takes_a_model_of_ones_own_and_stops_at_a_failure(

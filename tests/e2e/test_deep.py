@@ -17,6 +17,8 @@ from fakes.benches import SCRIPT
 from lcm_process import REPOSITORY, run_lcm
 from unit.test_schema import errors
 
+import autotune
+
 ENTRY = "import sys; from autotune.cli import main; sys.argv[0] = 'lcm'; sys.exit(main())"
 BENCH = shlex.join([sys.executable, "-S", "-E", str(SCRIPT)])
 
@@ -88,6 +90,16 @@ def test_a_setting_that_is_slower_is_left(tiny: Path, monkeypatch: pytest.Monkey
     assert errors(quick) == []
     assert quick["measured"]["verdict"] == "better"
     assert quick["measured"]["params"]["n_threads"] == answer["recommended_params"]["--threads"]
+
+
+def test_programs_have_it_as_one_call(tiny: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "own.db"
+
+    tuned = autotune.tune(tiny, budget_s=4, study=kept)
+
+    assert tuned.verification.verdict in {"better", "not shown", "worse"}
+    assert tuned.seconds(tuned.baseline)
+    assert len(optuna.load_study(study_name="lcm", storage=f"sqlite:///{kept}").trials) > 3
 
 
 def test_what_is_measured_can_be_read_by_optuna(tiny: Path, results: Path) -> None:

@@ -1,0 +1,55 @@
+"""`tune(model) -> Tuned`: all of it as one call, for programs; `lcm` adds folders and words."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from autotune.hardware.activity import Activity
+from autotune.tuning import events, prepare
+from autotune.tuning.clock import RealClock
+from autotune.tuning.lab import Limits
+from autotune.tuning.prepare import Order
+from autotune.tuning.session import Session, Tuned
+from autotune.tuning.space import Wishes
+from autotune.tuning.study import Study
+from autotune.tuning.workload import load_workload
+
+
+def tune(
+    model: str | os.PathLike[str],
+    *,
+    workload: str = "chat",
+    budget_s: float | None = None,
+    study: Path | None = None,
+    seed: int = 0,
+    tell: Callable[[events.Event], None] = lambda _: None,
+) -> Tuned:
+    """Measure with llama-bench, and say what is better than llama.cpp's defaults, if anything is.
+
+    Args:
+        model: a GGUF file.
+        workload: a preset's name, or a TOML file.
+        budget_s: seconds that it may take; None: as the workload says.
+        study: where to keep the Optuna study, a new SQLite file; None: in memory.
+        seed: of the search's choices.
+        tell: is called for everything that happens.
+
+    Raises:
+        AutotuneError: the model or llama-bench is missing, or nothing could be measured.
+    """
+    request = load_workload(workload)
+    limits = Limits(budget_s=request.budget_s if budget_s is None else budget_s)
+    wishes = Wishes(parameters=dict(request.parameters))
+    order = Order(model=Path(model), workload=request, wishes=wishes, limits=limits, seed=seed)
+    ground = prepare.look_around(order, os.environ)
+    plan, facts = prepare.plan_of(order, ground, ())
+    activity = Activity()
+    return Session(
+        plan,
+        bench=prepare.bench_of(order, ground, activity),
+        study=Study.create(study, plan.space, facts, seed=seed),
+        memory=prepare.memory_of(order, ground, plan.objective),
+        clock=RealClock(),
+        observe=activity.read,
+        tell=tell,
+    ).run()
