@@ -199,7 +199,8 @@ class Lab:
             lost=lost if self._may_stop_tests else None,
         )
         try:
-            return self._job.measure(self._limit_s())
+            patient = visits[0].kind is Kind.BASELINE and not self._hurried
+            return self._job.measure(None if patient else self._limit_s())
         finally:
             self._job = None
 

@@ -33,14 +33,11 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "results"
 
 
-# The CPU time of others is not judged where a device server may be among them: what else runs
-# beside these tests must not decide them.
-UNJUDGED = ["--", "--rpc", "localhost:1"]
-
-
-def arguments(tiny: Path, *more: str, budget: str = "6s") -> list[str]:
+# The fake sleeps, and takes so little CPU time that what others take is not judged: what runs beside
+# The fake sleeps, and takes so little CPU time that what others take is not judged: what runs
+# beside these tests does not decide them.
     limit = [] if "--until" in more and "07:00" not in more else ["--budget", budget]
-    return ["run", "--model", str(tiny), "--optimize", "--deep", *limit, *more, *UNJUDGED]
+    return ["run", "--model", str(tiny), "--optimize", "--deep", *limit, *more]
 
 
 def measured(tiny: Path, *more: str, budget: str = "6s") -> dict[str, Any]:
@@ -158,14 +155,14 @@ def popen(words: Sequence[str]) -> subprocess.Popen[str]:
 
 def until_trials(results: Path, n: int) -> None:
     """Wait until so many trials are finished."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         for folder in studies(results):
             done = [t for t in _readable(folder) if t.state.is_finished()]
             if len(done) >= n:
                 return
         time.sleep(0.1)
-    pytest.fail(f"there were no {n} trials in 30 s")
+    pytest.fail(f"there were no {n} trials in 60 s")
 
 
 def _readable(folder: Path) -> Iterator[optuna.trial.FrozenTrial]:
@@ -192,7 +189,7 @@ def test_an_interrupt_keeps_everything_and_says_how_to_go_on(
     assert json.loads(stdout)["evidence"]["complete"] is False
     hint = stderr.splitlines()[-1]
     assert hint.startswith("hint: go on with: lcm run --model ")
-    assert hint.endswith(shlex.join(["--resume", *UNJUDGED]))
+    assert hint.endswith(" --resume")
     (folder,) = studies(results)
     before = {t.number for t in trials_of(folder) if t.state.is_finished()}
 

@@ -23,7 +23,7 @@ from autotune.llama_cpp.grids import Trial
 from autotune.llama_cpp.records import FailureKind, State
 from autotune.params import ALL_LAYERS
 from autotune.tuning import events
-from autotune.tuning.lab import Limits, TimeIsUp
+from autotune.tuning.lab import STILL_WELL, Limits, TimeIsUp
 from autotune.tuning.objective import Part
 from autotune.tuning.space import Wishes, make_space
 from autotune.tuning.visits import Kind, Visit
@@ -249,7 +249,7 @@ def test_waiting_for_a_quiet_machine_is_bounded(
 
     tests.lab.visit([visit(8, "tg")])
 
-    assert tests.lab.waited_s == waited_s
+    assert tests.lab.watch.waited_s == waited_s
 
 
 def test_waiting_is_told_with_its_reason_and_its_end() -> None:
@@ -293,7 +293,21 @@ def test_three_failures_within_one_run_end_it_too() -> None:
     with pytest.raises(CouldNotMeasure):
         tests.lab.visit([visit(n) for n in (1, 2, 3, 4)])
 
-    assert len(tests.study.readings()) == 3
+
+def test_what_has_worked_is_asked_whether_it_still_does_before_giving_up() -> None:
+    def script(trial: Trial, _nth: int) -> Answer:
+        n = trial.params.n_threads or 0
+        return Answer(failure=None if n == 8 else FailureKind.CRASH)
+
+    tests = LabOfTests(script)
+    tests.lab.visit([visit(8)])
+
+    for n in (1, 2, 3, 4, 5, 6):
+        tests.lab.visit([visit(n)])
+
+    asked = [r for r in tests.study.readings() if r.visit.source == STILL_WELL]
+    assert len(asked) == 2
+    assert all(reading.visit.params.n_threads == 8 for reading in asked)
 
 
 def test_memory_that_does_not_suffice_is_no_reason_to_end() -> None:

@@ -254,10 +254,10 @@ def disturbed_in(script: Script, is_busy: Callable[[Trial, int], bool]) -> Scrip
 
 
 def test_disturbed_rounds_are_counted_and_do_not_count() -> None:
-    # The baseline is slow in two rounds, each measured three times.
+    # The baseline is slow in two rounds, each measured six times.
     script = disturbed_in(
         with_speeds({}),
-        lambda trial, nth: trial.params.repack is None and 1 <= nth <= 6,
+        lambda trial, nth: trial.params.repack is None and 1 <= nth <= 12,
     )
 
     done = verified(LabOfTests(script), UNPACKED)
@@ -268,9 +268,9 @@ def test_disturbed_rounds_are_counted_and_do_not_count() -> None:
 
 
 def test_a_gain_is_not_given_up_because_the_first_round_was_disturbed() -> None:
-    # The candidate is busy in the first round, which is measured three times.
+    # The candidate is busy in the first round, which is measured six times.
     script = disturbed_in(
-        with_speeds({UNPACKED: 1.5}), lambda trial, nth: trial.params.repack is False and nth < 3
+        with_speeds({UNPACKED: 1.5}), lambda trial, nth: trial.params.repack is False and nth < 6
     )
 
     done = verified(LabOfTests(script), UNPACKED)
