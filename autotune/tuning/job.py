@@ -175,7 +175,9 @@ class Job:
             return
         took_ns = int((progress.at - before.at) * 1e9)
         seconds = self._objective.part_seconds(part, [max(took_ns, 1)])
-        if self._lost(visit.visit, part, seconds / (_WARMUP_SLOWER if warmed_up else 1)):
+        alone = all(o is visit or o.reading for o in self._open)  # Others would need a new load.
+        lost = self._lost(visit.visit, part, seconds / (_WARMUP_SLOWER if warmed_up else 1))
+        if alone and lost:
             visit.missing.clear()
             self._finish(visit)
             if self._run:

@@ -33,9 +33,9 @@ def results(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "results"
 
 
-# The fake sleeps, and takes so little CPU time that what others take is not judged: what runs beside
 # The fake sleeps, and takes so little CPU time that what others take is not judged: what runs
 # beside these tests does not decide them.
+def arguments(tiny: Path, *more: str, budget: str = "6s") -> list[str]:
     limit = [] if "--until" in more and "07:00" not in more else ["--budget", budget]
     return ["run", "--model", str(tiny), "--optimize", "--deep", *limit, *more]
 
