@@ -9,7 +9,8 @@
     tail        neighbours of the best, then Optuna's proposals, with second opinions
 
 Nothing that is believed here is claimed: the best of many measurements looks better than it is.
-What is claimed is for the verification to show, on data of its own.
+What is claimed is for the verification to show, on data of its own. The constants below were set on
+the simulated machines of `benchmarks/simulated.py`.
 """
 
 import math

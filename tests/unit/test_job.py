@@ -192,12 +192,12 @@ def test_a_repetition_that_took_too_long_ends_the_test() -> None:
     assert (measured.came(), measured.bench.clock.now()) == ([()], 15.5)
 
 
-def test_others_are_measured_after_one_was_ended() -> None:
+def test_what_others_share_a_load_with_is_not_ended() -> None:
     measured = Measured(
         visit(SLOW), visit(BASELINE), script=warming_up_for(50), lost=slower_than(10.1)
     )
 
-    assert measured.came() == [(), BOTH]
+    assert measured.came() == [BOTH, BOTH]
 
 
 # --- what fails ----------------------------------------------------------------------------------
