@@ -52,7 +52,7 @@ def llama_cpp(session: nox.Session) -> None:
 
 @nox.session
 def demo(session: nox.Session) -> None:
-    """Recommend for a small model that is written on the spot, or for the one after `--`; measure."""
+    """Recommend for and measure a small model that is written here, or the one after `--`."""
     session.install(".")
     environ = {"LCM_LLAMA_DIR": _llama_cpp(session)}
     session.run("python", "tests/demo.py", *session.posargs, env=environ)

@@ -34,6 +34,7 @@ from autotune.tuning.prepare import Ground, Order
 from autotune.tuning.search import Seed
 from autotune.tuning.session import Plan, Session, Tuned
 from autotune.tuning.study import Study
+from autotune.tuning.visits import Kind
 
 # How long a user who has pressed Ctrl-C waits for what can still be verified.
 PATIENCE_S = 10.0
@@ -52,8 +53,9 @@ class Start:
     @property
     def environ(self) -> Mapping[str, str]:
         """This process's environment, with the folder that was named."""
-        own = {"LCM_RESULTS_DIR": str(self.results_dir)} if self.results_dir else {}
-        return {**os.environ, **own}
+        if self.results_dir is None:
+            return os.environ
+        return {**os.environ, "LCM_RESULTS_DIR": str(self.results_dir.absolute())}
 
 
 def deep(order: Order, start: Start) -> int:
@@ -146,8 +148,9 @@ def _tune(order: Order, ground: Ground, study: _Study) -> tuple[Tuned, int]:
     with watch(progress, stderr_is_terminal=sys.stderr is not None and sys.stderr.isatty()) as show:
 
         def tell(event: events.Event) -> None:
-            if isinstance(event, events.NewIncumbent):
-                save(folder.profile, _profile_of(order, ground, folder, event.params))
+            best = _best_so_far(event)
+            if best:
+                save(folder.profile, _profile_of(order, ground, folder, best))
             show(event)
 
         session = Session(
@@ -167,6 +170,15 @@ def _tune(order: Order, ground: Ground, study: _Study) -> tuple[Tuned, int]:
                 if received or isinstance(error, KeyboardInterrupt):
                     raise _interrupted(received[-1] if received else signal.SIGINT) from None
                 raise
+
+
+def _best_so_far(event: events.Event) -> Params | None:
+    """What is to be used if nothing more comes: first the defaults, then each new incumbent."""
+    if isinstance(event, events.NewIncumbent):
+        return event.params
+    if isinstance(event, events.Measured) and event.reading.visit.kind is Kind.BASELINE:
+        return None if event.reading.failure else event.reading.visit.params
+    return None
 
 
 @contextmanager

@@ -7,11 +7,13 @@ that is told as failed is invisible to TPE, which then walks into the same regio
 """
 
 import json
+import os
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import optuna
 from optuna.distributions import (
@@ -202,7 +204,7 @@ def _reading(trial: FrozenTrial) -> Reading:
 
 
 def _url(path: Path) -> str:
-    return f"sqlite:///{path}"
+    return f"sqlite:///{quote(os.fspath(path))}"  # SQLAlchemy reads ? and % as a URL has them.
 
 
 def _load(path: Path) -> optuna.Study:

@@ -65,6 +65,17 @@ SOME = [
 # --- what is written -----------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", ["a b", "a?b#c", "a%20b", "ü'", "-x"])
+def test_a_study_may_lie_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
+    folder = tmp_path / name
+    folder.mkdir()
+
+    Study.create(folder / "study.db", SPACE, {"model": "x"}, seed=3)
+
+    assert [path.name for path in folder.iterdir()] == ["study.db"]
+    assert Study.facts_of(folder / "study.db") == {"model": "x", "seed": 3}
+
+
 def test_a_file_is_read_by_plain_optuna_with_the_seconds_as_values(path: Path) -> None:
     study = new(path)
     for each, seconds in zip(SOME, (3.0, None, 7.0, None), strict=True):
