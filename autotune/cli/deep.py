@@ -1,5 +1,6 @@
 """`lcm run --optimize --deep`: measure, keep, and print what was found with its evidence."""
 
+import contextlib
 import os
 import signal
 import sys
@@ -16,12 +17,20 @@ from autotune.cli.live import watch
 from autotune.cli.measured import evidence_section, refined, served
 from autotune.cli.progress import Progress
 from autotune.cli.summary import summary
-from autotune.errors import EXIT_DONE, AutotuneError, ConfigError, Interrupted, Terminated
+from autotune.errors import (
+    EXIT_DONE,
+    AutotuneError,
+    ConfigError,
+    Interrupted,
+    SurroundingsError,
+    Terminated,
+)
 from autotune.hardware.activity import Activity
 from autotune.llama_cpp.capabilities import build_identity
 from autotune.params import Params
 from autotune.results.profile import (
     Profile,
+    load,
     machine_digest,
     profile_path,
     profiles_of_machine,
@@ -73,8 +82,10 @@ def deep(order: Order, start: Start) -> int:
     with written_by_one(folder):
         console.note(f"everything that is measured is kept in {folder.path}")
         tuned, signal_number = _tune(order, ground, study)
-        _keep(order, ground, folder, tuned, start.environ)
+        problem = _keep(order, ground, folder, tuned, start.environ)
     _print(order, ground, folder, study.plan, tuned)
+    if problem:  # The answer is out by now.
+        raise problem
     if tuned.hurried:
         raise _interrupted(signal_number)
     return EXIT_DONE
@@ -94,6 +105,8 @@ def _begun(order: Order, ground: Ground, start: Start) -> _Study:
     if kept is not None and not start.fresh:
         console.note(f"beginning anew; --resume would go on with {kept.path}")
     plan, facts = prepare.plan_of(order, ground, _seeds(ground, start.environ))
+    if order.wishes.parameters:
+        console.note("what --param fixes is fixed for llama.cpp's defaults too")
     folder = new_folder(ground.model.name, order.workload.name, start.environ)
 
     def create() -> Study:
@@ -119,15 +132,35 @@ def _resumed(order: Order, ground: Ground, start: Start) -> _Study:
 
 def _keep(
     order: Order, ground: Ground, folder: Folder, tuned: Tuned, environ: Mapping[str, str]
-) -> None:
-    """Write down what came of it; the profile of this machine only where it is a whole answer."""
+) -> SurroundingsError | None:
+    """Write down what came of it; the answer must not be lost to a full disk, so that is given."""
     profile = _profile(order, ground, folder, tuned)
-    save(folder.profile, profile)
-    # What needs arguments of its own is not what `lcm run` would start.
-    if not order.arguments and (not tuned.hurried or tuned.verification.verdict == "better"):
-        build = build_identity(ground.program)
-        save(profile_path(ground.model, ground.machine, build, environ), profile)
-    folder.in_state("interrupted" if tuned.hurried else "finished")
+    try:
+        save(folder.profile, profile)
+        # What needs arguments of its own is not what `lcm run` would start.
+        if not order.arguments and (not tuned.hurried or profile.verdict == "better"):
+            build = build_identity(ground.program)
+            _store(profile_path(ground.model, ground.machine, build, environ), profile)
+        folder.in_state("interrupted" if tuned.hurried else "finished")
+    except SurroundingsError as error:
+        return error
+    return None
+
+
+def _store(path: Path, profile: Profile) -> None:
+    """Keep what `lcm run` starts with; a gain that was shown gives way only to another.
+
+    For the same workload it gives way to any verdict: it was tried again, as a seed.
+    """
+    with contextlib.suppress(FileNotFoundError, ConfigError):
+        kept = load(path)
+        proven = kept.verdict == "better" and profile.verdict != "better"
+        if proven and (kept.workload != profile.workload or not profile.verdict):
+            console.note(
+                f"the profile of {kept.date} stays: its gain was shown, for {kept.workload}"
+            )
+            return
+    save(path, profile)
 
 
 def _seeds(ground: Ground, environ: Mapping[str, str]) -> list[Seed]:
@@ -166,7 +199,8 @@ def _tune(order: Order, ground: Ground, study: _Study) -> tuple[Tuned, int]:
             try:
                 return session.run(), received[-1] if received else signal.SIGINT
             except (KeyboardInterrupt, AutotuneError) as error:
-                folder.in_state("interrupted")
+                with contextlib.suppress(SurroundingsError):
+                    folder.in_state("interrupted")
                 if received or isinstance(error, KeyboardInterrupt):
                     raise _interrupted(received[-1] if received else signal.SIGINT) from None
                 raise
@@ -190,11 +224,13 @@ def _interruptible(session: Session, progress: Progress) -> Iterator[list[int]]:
         received.append(number)
         if len(received) > 1:
             raise KeyboardInterrupt
-        console.note(
-            f"ending within about {PATIENCE_S:.0f} s, with what can still be verified; again: now"
-        )
         session.hurry(PATIENCE_S)
         progress.hurry(PATIENCE_S)
+        with contextlib.suppress(RuntimeError):  # It may have come in the middle of a line.
+            console.note(
+                f"ending within about {PATIENCE_S:.0f} s, with what can still be verified; "
+                "again: now"
+            )
 
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, handle) for number in numbers]

@@ -33,13 +33,23 @@ _KEYS = {
     "--no-op-offload": "no_op_offload",
     "--no-kv-offload": "no_kv_offload",
 }
+# Those that say a field in words of their own.
+_OTHERS = {
+    "--flash-attn": "flash_attn",
+    "--no-mmap": "load_mode",
+    "--mlock": "load_mode",
+    "--no-repack": "repack",
+    "--device": "devices",
+}
 # What the rules say of the same things, which measuring has answered.
-_ANSWERED = frozenset({*_KEYS, "--flash-attn", "--mlock", "--no-mmap", "--tensor-split"})
+_ANSWERED = frozenset({*_KEYS, *_OTHERS, "--tensor-split"})
+# Of warnings, those about what the rules said of the same.
+_RULES_OWN = ("reserving one of two", "lock")
 
 
 def served(shipped: Params, quick: Params) -> Params:
     """The measured configuration as it is served: with the context and what no bench knows."""
-    return replace(shipped, n_ctx=quick.n_ctx, cache_ram=quick.cache_ram, devices=quick.devices)
+    return replace(shipped, n_ctx=quick.n_ctx, cache_ram=quick.cache_ram)
 
 
 def refined(
@@ -55,8 +65,7 @@ def refined(
         quick,
         params=params,
         choices=(*measured, *kept),
-        # Those about threads and locking are about what the rules said.
-        warnings=tuple(w for w in quick.warnings if "reserving one of two" not in w.what),
+        warnings=tuple(w for w in quick.warnings if not any(own in w.what for own in _RULES_OWN)),
         memory=memory,
         verdict=judge(hardware, memory),
     )
@@ -71,8 +80,10 @@ def _measured_choices(tuned: Tuned, objective: Objective, params: Params) -> lis
     values.setdefault("--n-gpu-layers", 0)
     auto = params.flash_attn in (None, "auto")
     values["--flash-attn"] = "auto" if auto else "on" if params.flash_attn else "off"
-    values["--mlock"] = False
-    values["--no-mmap"] = params.load_mode == "none"
+    values["--mlock"] = params.load_mode in ("mlock", "mmap+mlock")
+    values["--no-mmap"] = params.load_mode in ("none", "mlock", "dio")
+    if params.devices:
+        values["--device"] = list(params.devices)
     if params.repack is False:
         values["--no-repack"] = True
     return [
@@ -87,9 +98,8 @@ def _measured_choices(tuned: Tuned, objective: Objective, params: Params) -> lis
 def _reason(key: str, tuned: Tuned) -> str:
     if tuned.shipped == tuned.baseline:
         return f"{key}: llama.cpp's own default, measured; nothing was shown to be faster."
-    own = getattr(tuned.shipped, _KEYS.get(key, ""), None)
-    default = getattr(tuned.baseline, _KEYS.get(key, ""), None)
-    if own == default:
+    field = {**_KEYS, **_OTHERS}[key]
+    if getattr(tuned.shipped, field) == getattr(tuned.baseline, field):
         return f"{key}: llama.cpp's own default, as it was in the winner when that was measured."
     return f"{key}: measured as a part of the winner."
 

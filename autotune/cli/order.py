@@ -55,7 +55,11 @@ def order_of(asked: Asked) -> tuple[Order, Start]:
         model=asked.model,
         workload=workload,
         wishes=Wishes(parameters=parameters, lossy_types=_lossy_types(asked.lossy_types)),
-        limits=Limits(budget_s=_budget_s(asked, workload.budget_s), trials=asked.trials),
+        limits=Limits(
+            budget_s=_budget_s(asked, workload.budget_s),
+            from_now=asked.until is not None,
+            trials=asked.trials,
+        ),
         n_ctx=asked.n_ctx,
         llama_bench=asked.llama_bench,
         arguments=asked.arguments,

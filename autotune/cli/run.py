@@ -83,7 +83,7 @@ def run(
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="HH:MM", help="Measure until then.")] = None,
     trials: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="Measure at most so many times.")
+        int | None, typer.Option(metavar="N", min=1, help="Search by at most so many, then verify.")
     ] = None,
     profile: Annotated[
         str | None,

@@ -23,7 +23,7 @@ _PARAMETERS = {
     "cache_type": "cache",
 }
 _LONGEST_MESSAGE = 100
-_MINUTE, _HOUR = 60, 3600
+_MINUTE = 60
 # Below so many seconds they are counted as such, and below so many minutes these.
 _COUNTED_S, _COUNTED_MIN = 90, 90
 

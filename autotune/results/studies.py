@@ -56,10 +56,19 @@ class Folder:
         return folder
 
     def write(self) -> None:
-        """Keep what the study is of."""
+        """Keep what the study is of.
+
+        Raises:
+            SurroundingsError: it cannot be written.
+        """
         kept = {**asdict(self), "format_version": FORMAT_VERSION}
         del kept["path"]
-        write_whole(self.path / "study.json", json.dumps(kept, indent=2) + "\n")
+        try:
+            write_whole(self.path / "study.json", json.dumps(kept, indent=2) + "\n")
+        except OSError as error:
+            raise SurroundingsError(
+                f"{self.path} cannot be written: {error.strerror}", hint="make room there"
+            ) from error
 
 
 def new_folder(model: str, workload: str, environ: Mapping[str, str] | None = None) -> Folder:

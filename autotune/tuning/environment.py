@@ -21,7 +21,7 @@ def facts_of(
     build: str,
     arguments: tuple[str, ...],
     workload: Workload,
-    n_ctx: int,
+    n_ctx: int | None,
 ) -> dict[str, Any]:
     """What must be the same for a study to go on; JSON, in words that a user knows.
 
@@ -31,7 +31,7 @@ def facts_of(
         build: `capabilities.build_identity` of the llama-bench.
         arguments: what llama-bench is always given.
         workload: the request.
-        n_ctx: the context that everything must fit with.
+        n_ctx: the context that was asked for, if one was.
     """
     cpu, memory = hardware.cpu, hardware.memory
     return {

@@ -173,6 +173,8 @@ class Job:
         warmed_up = before.phase is Phase.WARMUP and part == "pp"
         if not warmed_up and before.phase is not Phase.RUN:
             return
+        if not warmed_up and before.repetition == 1 and not self._objective.first_counts:
+            return  # On a GPU the first one does what is done once.
         took_ns = int((progress.at - before.at) * 1e9)
         seconds = self._objective.part_seconds(part, [max(took_ns, 1)])
         alone = all(o is visit or o.reading for o in self._open)  # Others would need a new load.

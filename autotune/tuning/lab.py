@@ -41,6 +41,7 @@ class Limits:
     """How much may be measured. None: no limit."""
 
     budget_s: float | None = None
+    from_now: bool = False  # It does not count what earlier sessions took: until a time of day.
     trials: int | None = None  # Visits of the search; the verification comes on top.
 
 
@@ -61,6 +62,9 @@ class Lab:
         tell: Callable[[events.Event], None],
         may_stop_tests: bool = True,
     ) -> None:
+        spent_s = max((r.elapsed_s for r in study.readings()), default=0.0)
+        if limits.from_now and limits.budget_s is not None:
+            limits = replace(limits, budget_s=limits.budget_s + spent_s)
         self.knowledge = knowledge
         self.memory = memory
         self.costs = Costs(knowledge)
@@ -77,7 +81,6 @@ class Lab:
         self._may_stop_tests = may_stop_tests
         passing = (INTERRUPTED, STILL_WELL)  # True of the session that it was in.
         self._kept = [r for r in study.readings() if r.visit.source not in passing]
-        spent_s = max((r.elapsed_s for r in study.readings()), default=0.0)
         self._began = clock.now() - spent_s
         self._replayed_s = 0.0
         self._breaker = Breaker()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from autotune.errors import LlamaCppUnusable, OtherStudy, SurroundingsError
+from autotune.errors import ConfigError, LlamaCppUnusable, OtherStudy, SurroundingsError
 from autotune.hardware import Gpu, Hardware, Storage, detect_hardware, storage_of
 from autotune.hardware.activity import Activity
 from autotune.llama_cpp.bench import Bench
@@ -25,14 +25,14 @@ from autotune.llama_cpp.records import State
 from autotune.model import Model, analyze_model
 from autotune.params import Params
 from autotune.recommend import Recommendation, Request, generate_recommendations
-from autotune.recommend.placement import used_gpus
+from autotune.recommend.placement import device_names, used_gpus
 from autotune.tuning.environment import differences, facts_of, space_of
 from autotune.tuning.lab import Limits
 from autotune.tuning.memory import Memory
 from autotune.tuning.objective import Objective, objective_of
 from autotune.tuning.search import Seed
 from autotune.tuning.session import Plan
-from autotune.tuning.space import Wishes, explicit, make_space
+from autotune.tuning.space import Space, Wishes, explicit, make_space
 from autotune.tuning.study import Study
 from autotune.tuning.visits import params_from_json, params_to_json
 from autotune.tuning.workload import Workload
@@ -69,6 +69,7 @@ class Ground:
     capabilities: Capabilities
     machine: Hardware  # As it is; profiles are kept by it.
     hardware: Hardware  # The same with the devices that this llama-bench uses, and no others.
+    devices: tuple[str, ...] | None  # To be named, where it would take others too.
     storage: Storage
     model: Model
     recommendation: Recommendation
@@ -87,19 +88,22 @@ def look_around(order: Order, environ: Mapping[str, str]) -> Ground:
     capabilities = ask_once(program, cache_folder(environ))
     _refuse_slow_build(program)
     offered = devices(program, capabilities, *order.arguments)
-    knows = capabilities.has("--list-devices")
-    hardware = with_devices(machine, offered) if knows else machine
-    hardware = replace(hardware, gpus=used_gpus(hardware.gpus))
-    storage = storage_of(model.path)
-    recommendation = _recommendation(order, hardware, storage, model)
     flight = preflight(program, capabilities, model.path, extra_arguments=order.arguments)
     if not flight.usable:
         raise LlamaCppUnusable(f"{program.path} does not run: {flight.reason}", hint=flight.remedy)
+    if capabilities.has("--list-devices"):
+        hardware = with_devices(machine, offered)
+    else:  # An old build: what it was built with tells whether it uses a GPU at all.
+        hardware = replace(machine, gpus=() if flight.backends == "CPU" else machine.gpus)
+    used = used_gpus(hardware.gpus)
+    storage = storage_of(model.path)
+    recommendation = _recommendation(order, hardware, storage, model)
     return Ground(
         program=program,
         capabilities=capabilities,
         machine=machine,
-        hardware=hardware,
+        hardware=replace(hardware, gpus=used),
+        devices=tuple(device_names(hardware.gpus, used, n_gpu_layers=1)) or None,
         storage=storage,
         model=model,
         recommendation=recommendation,
@@ -110,8 +114,11 @@ def look_around(order: Order, environ: Mapping[str, str]) -> Ground:
 def with_devices(hardware: Hardware, offered: Sequence[Device]) -> Hardware:
     """The hardware with the devices that the binary uses, which are what counts."""
     detected = {(gpu.backend, gpu.index): gpu for gpu in hardware.gpus}
+    integrated = {gpu.name for gpu in hardware.gpus if gpu.integrated}
     gpus = []
     for device in offered:
+        if not device.total_mib:  # BLAS is listed among them, and has no memory of its own.
+            continue
         match = _DEVICE.match(device.name)
         word, number = (match[1], int(match[2] or 0)) if match else (device.name, 0)
         backend = _BACKENDS.get(word, word)
@@ -127,7 +134,7 @@ def with_devices(hardware: Hardware, offered: Sequence[Device]) -> Hardware:
                 name=device.description,
                 total_bytes=device.total_mib * _MIB,
                 free_bytes=free,
-                integrated=False,
+                integrated=device.description in integrated,
                 driver="",
                 compute_capability="",
             )
@@ -180,7 +187,7 @@ def plan_of(order: Order, here: Ground, seeds: Sequence[Seed]) -> tuple[Plan, di
 def _baseline(order: Order, here: Ground, objective: Objective) -> Params:
     """What llama.cpp takes by itself; what goes on a GPU as its `--fit` decides it."""
     settings, repack = here.flight.settings, False if here.flight.repack_off else None
-    said = explicit(Params(repack=repack), settings)
+    said = explicit(Params(repack=repack, devices=here.devices), settings)
     placed = memory_of(order, here, objective).as_by_default(said)
     if placed is None:
         raise SurroundingsError(
@@ -194,9 +201,7 @@ def _baseline(order: Order, here: Ground, objective: Objective) -> Params:
 def _planned(
     order: Order, here: Ground, objective: Objective, baseline: Params, seeds: Sequence[Seed]
 ) -> tuple[Plan, dict[str, Any]]:
-    wishes, quick = order.wishes, here.recommendation.params
-    if here.flight.repack_off:
-        wishes = replace(wishes, parameters={**wishes.parameters, "repack": (False,)})
+    quick = here.recommendation.params
     space = make_space(
         hardware=here.hardware,
         model=here.model,
@@ -204,15 +209,13 @@ def _planned(
         objective=objective,
         defaults=baseline,
         seed=quick,
-        wishes=wishes,
+        wishes=order.wishes,
     )
-    # What a wish fixes may take memory, for which layers make room.
-    fitted = memory_of(order, here, objective).fitted(space.fixed)
     plan = Plan(
         hardware=here.hardware,
         objective=objective,
         space=space,
-        baseline=fitted or space.fixed,
+        baseline=_within(space, memory_of(order, here, objective)),
         seeds=(Seed(source="quick recommendation", params=quick), *seeds),
         seed=order.seed,
         limits=order.limits,
@@ -227,7 +230,7 @@ def _planned(
             build=build_identity(here.program),
             arguments=order.arguments,
             workload=order.workload,
-            n_ctx=quick.n_ctx or 0,
+            n_ctx=order.n_ctx,
         ),
         "space": space_of(space, objective),
         "plan": {
@@ -238,6 +241,20 @@ def _planned(
         },
     }
     return plan, facts
+
+
+def _within(space: Space, memory: Memory) -> Params:
+    """The baseline of a space; where a wish takes memory, layers make room as far as they may."""
+    layers = [v for v in space.values_of("n_gpu_layers") if type(v) is int]
+    start = memory.fitted(space.fixed)
+    smaller = [space.with_value(space.fixed, "n_gpu_layers", n) for n in sorted(layers)[::-1]]
+    for params in (start, *smaller):
+        if params is not None and space.holds(params) and memory.fits(params):
+            return params
+    raise ConfigError(
+        "what --param asks for does not fit into this machine's memory",
+        hint="leave n_gpu_layers, n_cpu_moe or n_ubatch free, or ask for less",
+    )
 
 
 def plan_as_before(order: Order, here: Ground, database: Path) -> Plan:

@@ -235,10 +235,11 @@ class Search:
             failure = reading.failure
             if failure is None:
                 return
-            if failure.kind in _OF_MEMORY:
-                self._memory.remember_failure(self.baseline)
+            if failure.kind not in _OF_MEMORY:
+                raise _unmeasurable(failure)
+            self._memory.remember_failure(self.baseline)
             smaller = self._memory.fitted(self.baseline)
-            if smaller is None or smaller == self.baseline or failure.kind not in _OF_MEMORY:
+            if smaller is None or smaller == self.baseline or not self._space.holds(smaller):
                 raise _unmeasurable(failure)
             self.baseline = self.incumbent = smaller
 
@@ -504,22 +505,19 @@ class Search:
     def _check_anchor(self) -> None:
         """Measure the incumbent again: if the machine has changed, what came since is suspect."""
         before = self._seconds(self.incumbent)
-        readings = self._visit(Kind.ANCHOR, "drift", [self.incumbent], may_lose=False)
-        now = self._total(readings, self._parts)
-        if now is None:
+        (reading,) = self._visit(Kind.ANCHOR, "drift", [self.incumbent], may_lose=False)
+        now = self._total([reading], self._parts)
+        if now is None or reading.disturbed:
             return
         limit = max(_DRIFT * self._known.noise(), 0.05)
         if abs(math.log(now / before)) > limit:
-            last_good = self._last_good_anchor()
-            self._known.forget(lambda reading: reading.number > last_good)
+            last_good = max(
+                (r.number for r in self._anchors() if r.number < reading.number), default=-1
+            )
+            self._known.forget(lambda suspect: last_good < suspect.number < reading.number)
 
-    def _last_good_anchor(self) -> int:
-        anchors = [
-            r.number
-            for r in self._known.readings
-            if r.visit.kind is Kind.ANCHOR and not r.disturbed
-        ]
-        return anchors[-2] if len(anchors) > 1 else -1
+    def _anchors(self) -> list[Reading]:
+        return [r for r in self._known.readings if r.visit.kind is Kind.ANCHOR and not r.disturbed]
 
     def _reserve(self) -> None:
         """Keep time for the verification: enough pairs for the gain that is seen so far."""

@@ -32,7 +32,7 @@ UBATCHES = (64, 128, 256, 512, 1024, 2048, 4096)
 BATCHES = (512, 1024, 2048, 4096)
 # What changes nothing but the rounding, beside f16; and the ones that lose quality, when allowed.
 LOSSY_TYPES = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
-# Below this share of the available memory, weights that are read and not mapped are no danger.
+# Below this share of the memory, weights that are read and not mapped are no danger.
 _UNMAPPED_SHARE = 0.6
 
 # What llama.cpp does where a parameter is not said. Of threads it decides by the machine.
@@ -92,6 +92,7 @@ class Space:
     dimensions: tuple[Dimension, ...]
     fixed: Params  # What is the same for every configuration.
     all_layers: int = ALL_LAYERS  # From so many `n_gpu_layers` on, they are all.
+    pinned: tuple[Dimension, ...] = ()  # Those that the user has fixed to one value.
 
     def has(self, name: str) -> bool:
         return any(d.name == name for d in self.dimensions)
@@ -109,9 +110,10 @@ class Space:
         return min(value, self.all_layers) if name == "n_gpu_layers" else value
 
     def holds(self, params: Params) -> bool:
-        """Each value is one of its dimension's."""
-        point = self.point(params)
-        return all(point[d.name] in d.values for d in self.dimensions)
+        """Each value is one of its dimension's, and what the user has fixed is as it is fixed."""
+        return all(
+            self._value_in(params, d.name) in d.values for d in (*self.dimensions, *self.pinned)
+        )
 
     def with_value(self, params: Params, name: str, value: Value) -> Params:
         """`params` with one dimension at another value; a batch is never below its ubatch."""
@@ -220,7 +222,12 @@ def make_space(
             for d in dimensions
         },
     )
-    return replace(whole, dimensions=tuple(d for d in dimensions if len(d.values) > 1), fixed=fixed)
+    return replace(
+        whole,
+        dimensions=tuple(d for d in dimensions if len(d.values) > 1),
+        fixed=fixed,
+        pinned=tuple(d for d in dimensions if len(d.values) == 1 and d.name in wishes.parameters),
+    )
 
 
 def _threads(cpu: Cpu, objective: Objective, defaults: Params) -> dict[str, tuple[Value, ...]]:
@@ -256,12 +263,13 @@ def _placement(hardware: Hardware, model: Model) -> dict[str, tuple[Value, ...]]
 def _switches(hardware: Hardware, model: Model, defaults: Params) -> dict[str, tuple[Value, ...]]:
     dimensions: dict[str, tuple[Value, ...]] = {"flash_attn": ("auto", False, True)}
     weights = model.weight_bytes
-    if weights < _UNMAPPED_SHARE * hardware.memory.available_bytes:
+    if weights < _UNMAPPED_SHARE * hardware.memory.usable_total_bytes:
         dimensions["load_mode"] = ("auto", "none")
     all_on_gpu = bool(hardware.gpus) and (
         (defaults.n_gpu_layers or 0) >= model.n_offloadable and not defaults.n_cpu_moe
     )
-    if not all_on_gpu:  # Weights on the host are what these are about.
+    # Weights on the host are what this is about; where they cannot be repacked, nothing is open.
+    if not all_on_gpu and defaults.repack is not False:
         dimensions["repack"] = (True, False)
     if hardware.gpus:
         dimensions["no_kv_offload"] = (False, True)

@@ -167,11 +167,6 @@ class Study:
         told = [trial for trial in done if "outcomes" in trial.user_attrs]
         return sorted(told, key=lambda trial: (trial.user_attrs["elapsed_s"], trial.number))
 
-    def set_state(self, state: str, result: Mapping[str, Any]) -> None:
-        """Keep how the study ended, or how far it is."""
-        self._study.set_user_attr("state", state)
-        self._study.set_user_attr("result", json.loads(json.dumps(result)))
-
 
 _WAITING = TrialState.WAITING
 

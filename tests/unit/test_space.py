@@ -134,7 +134,7 @@ def test_several_nodes_of_memory_make_numa_a_question() -> None:
 
 def test_weights_that_would_fill_the_memory_stay_mapped() -> None:
     bare = hardware(())
-    little = replace(bare, memory=replace(bare.memory, available_bytes=6 << 30))
+    little = replace(bare, memory=replace(bare.memory, total_bytes=6 << 30))
 
     assert [space_of(machine=m).has("load_mode") for m in (bare, little)] == [True, False]
 

@@ -122,16 +122,6 @@ def test_all_values_of_the_space_are_parameters_of_the_trial(path: Path) -> None
     assert trial.params == {"n_threads": 3, "n_ubatch": 512, "flash_attn": "auto", "repack": True}
 
 
-def test_how_it_ended_is_kept(path: Path) -> None:
-    new(path).set_state("finished", {"verdict": "better", "pairs": (1, 2)})
-
-    attributes = plain(path).user_attrs
-    assert (attributes["state"], attributes["result"]) == (
-        "finished",
-        {"verdict": "better", "pairs": [1, 2]},
-    )
-
-
 @pytest.mark.parametrize("in_file", [True, False])
 def test_readings_come_back_as_they_were_kept(path: Path, *, in_file: bool) -> None:
     study = new(path if in_file else None)
