@@ -12,7 +12,12 @@ knowledge     what is known so far
 costs         what measuring takes, learned
 disturbance   whether the machine was itself meanwhile
 search        the order of work
+contest       the best so far and its challengers: what every step is made of
+race          values of one parameter against each other
+ladder        on a GPU: each ubatch with the placement that fits beside it
 frontier      what was not measured and promises most
+switches      one switch at a time
+tail          neighbours of the best, then Optuna's proposals
 stats         is one configuration faster than another?
 verify        fresh, interleaved data: the only ones that decide
 session       a search and its verification
