@@ -19,8 +19,8 @@ from autotune.llama_cpp.records import State
 class BenchSetup:
     """One llama-bench, one model, and how the two are asked to measure.
 
-    `observe` is called before and after each record for the machine's state; it must be quick,
-    since the next test is already running by then.
+    `observe` is called at each warm-up and after each record for the machine's state; it must be
+    quick, since the next test is already running by then.
     """
 
     program: Program
