@@ -8,8 +8,14 @@ from autotune.cli.deep import Start
 from autotune.errors import ConfigError
 from autotune.tuning.lab import Limits
 from autotune.tuning.prepare import Order
-from autotune.tuning.space import LOSSY_TYPES, Value, Wishes
-from autotune.tuning.workload import Objective, load_workload, parse_duration, parse_parameter
+from autotune.tuning.space import LOSSY_TYPES, Wishes
+from autotune.tuning.workload import (
+    Objective,
+    Value,
+    load_workload,
+    parse_duration,
+    parse_parameter,
+)
 
 DEFAULT_WORKLOAD = "chat"
 

@@ -34,9 +34,17 @@ class Breaker:
     def explained(self) -> CouldNotMeasure:
         """What has happened, for the user."""
         failure = self._alike[-1]
-        return CouldNotMeasure(
+        return could_not_measure(
             f"llama-bench failed {len(self._alike)} times in a row in the same way, "
             f"{failure.kind}: {failure.message}; now llama.cpp's defaults fail too",
-            hint="run that command by hand; `lcm doctor --model M` tries the build",
-            details=[*failure.stderr_tail[-3:], f"ran: {' '.join(failure.run.argv)}"],
+            failure,
         )
+
+
+def could_not_measure(what: str, failure: Failure) -> CouldNotMeasure:
+    """The error for the user: what llama-bench said last, and the command to try."""
+    return CouldNotMeasure(
+        what,
+        hint="run that command by hand; `lcm doctor --model M` tries the build",
+        details=[*failure.stderr_tail[-3:], f"ran: {' '.join(failure.run.argv)}"],
+    )

@@ -10,9 +10,10 @@ from autotune.params import Params
 from autotune.tuning import events
 from autotune.tuning.lab import Lab
 from autotune.tuning.objective import Part
-from autotune.tuning.space import Space, Value
+from autotune.tuning.space import Space
 from autotune.tuning.verify import LEAST_ROUNDS, round_s
 from autotune.tuning.visits import Kind, Reading, Visit
+from autotune.tuning.workload import Value
 
 # A challenger must look this much faster to be worth leaving what is nearer the defaults.
 WORTH = 0.005
@@ -92,29 +93,25 @@ class Contest:
             and self.known.seconds(params) is None
         )
 
-    def consider(self, *challengers: Params) -> bool:
+    def consider(self, *challengers: Params) -> None:
         """Make the best of them the incumbent, if it is worth leaving this one."""
         best = min(challengers, key=self.seconds, default=self.incumbent)
-        if self.seconds(best) >= self.seconds(self.incumbent) * (1 - WORTH):
-            return False
-        self.promote(best)
-        return True
+        if self.seconds(best) < self.seconds(self.incumbent) * (1 - WORTH):
+            self._promote(best)
 
-    def challenge(self, challenger: Params) -> bool:
+    def challenge(self, challenger: Params) -> None:
         """A second opinion on both sides before the incumbent is left; one reading is luck."""
         once = self.known.times_measured(challenger) == 1
         gain = self.known.gain(challenger, over=self.incumbent, doubt=_DOUBT if once else 1)
         if gain <= WORTH:
-            return False
-        if self.known.times_measured(challenger) == 1 and gain < _SURE * self.known.noise():
+            return
+        if once and gain < _SURE * self.known.noise():
             both = [challenger, self.incumbent]
             self.visit(Kind.SECOND, "challenger", both, may_lose=False)
-        if self.known.gain(challenger, over=self.incumbent) <= WORTH:
-            return False
-        self.promote(challenger)
-        return True
+        if self.known.gain(challenger, over=self.incumbent) > WORTH:
+            self._promote(challenger)
 
-    def promote(self, challenger: Params) -> None:
+    def _promote(self, challenger: Params) -> None:
         self.incumbent = challenger
         self.lab.tell(
             events.NewIncumbent(
@@ -135,9 +132,10 @@ class Contest:
         load_s = self.lab.costs.load_s()
         return load_s > self.lab.cost_s([visit]) / 2
 
-    def total(self, readings: Sequence[Reading], parts: Sequence[Part]) -> float | None:
+    def total(self, readings: Sequence[Reading]) -> float | None:
+        """Seconds of a request by these readings alone; None where a part is in none of them."""
         objective, total = self.known.objective, 0.0
-        for part in parts:
+        for part in self.parts:
             measured = [m for r in readings if (m := r.measured(part))]
             if not measured:
                 return None

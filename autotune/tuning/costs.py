@@ -52,8 +52,7 @@ class Costs:
         """Seconds of one test, its warm-up and the filling of its depth included."""
         part: Part = "pp" if trial.test.n_prompt else "tg"
         objective, test = self._knowledge.objective, trial.test
-        tokens = objective.n_prompt if part == "pp" else objective.n_gen
-        once = self._request_s(trial.params, part) * test.n_tokens / tokens
+        once = self._request_s(trial.params, part) * test.n_tokens / objective.tokens(part)
         warmup = once if part == "pp" else once / test.n_tokens
         depth = 0.0
         if test.n_depth and self._rates["pp"]:

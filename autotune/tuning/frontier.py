@@ -40,8 +40,7 @@ class Frontier:
         self._known = knowledge
         self._memory = memory
         self._space = space
-        configurations = dict.fromkeys(reading.visit.params for reading in knowledge.readings)
-        self._measured = [p for p in configurations if knowledge.seconds(p) is not None]
+        self._measured = [p for p in knowledge.visited() if knowledge.seconds(p) is not None]
         self._slopes = {part: self._slope(part) for part in knowledge.objective.parts}
 
     def best_promise(self, options: Sequence[Params], incumbent: Params) -> Promise | None:
@@ -59,13 +58,13 @@ class Frontier:
     def _predicted(self, params: Params, incumbent: Params) -> float:
         """Seconds of a request: the incumbent's, along the line, times each option's factor."""
         on_host = self._memory.layers_on_host(params) - self._memory.layers_on_host(incumbent)
-        here, there = self._space.point(incumbent), self._space.point(params)
+        changed = self._space.differing(params, incumbent)
         total = 0.0
         for part in self._known.objective.parts:
             seconds = self._known.part_seconds(incumbent, part) or math.inf
             seconds = max(seconds + on_host * self._slopes[part], 0.0)
             for name in _OPTIONS:
-                if name in here and here[name] != there[name]:
+                if name in changed:
                     seconds *= self._factor(part, name, params)
             total += seconds
         return total
@@ -73,7 +72,7 @@ class Frontier:
     def _slope(self, part: Part) -> float:
         """Seconds for one more layer on the host, from pairs that differ in nothing else."""
         slopes = [
-            (a - b) / layers for a, b, layers in self._pairs(part, self._measured, "") if layers
+            (a - b) / layers for a, b, layers in self._pairs(part, self._measured, set()) if layers
         ]
         return statistics.median(slopes) if slopes else 0.0
 
@@ -86,27 +85,25 @@ class Frontier:
         slope = self._slopes[part]
         factors = [
             max(a - layers * slope, 0.01 * a) / b
-            for a, b, layers in self._pairs(part, having, name)
+            for a, b, layers in self._pairs(part, having, {name})
         ]
         return statistics.median(factors) if factors else math.inf
 
     def _pairs(
-        self, part: Part, some: Sequence[Params], name: str
+        self, part: Part, some: Sequence[Params], options: set[str]
     ) -> Iterator[tuple[float, float, int]]:
-        """Pairs that differ in placement and, if one is named, in one option, and in nothing else.
+        """Pairs that differ in these options, maybe in placement, and in nothing else.
 
         Yields:
             The seconds of both, and how many layers more the first has on the host.
         """
-        wanted = {name} - {""}
         for one in some:
             for other in self._measured:
                 a = self._known.part_seconds(one, part)
                 b = self._known.part_seconds(other, part)
-                if a is None or b is None or self._differ_in(one, other, part) != wanted:
+                if a is None or b is None or self._differ_in(one, other, part) != options:
                     continue
                 yield a, b, self._memory.layers_on_host(one) - self._memory.layers_on_host(other)
 
     def _differ_in(self, one: Params, other: Params, part: Part) -> set[str]:
-        here, there = self._space.point(one), self._space.point(other)
-        return {name for name in here if here[name] != there[name]} - _PLACEMENT - _IDLE[part]
+        return self._space.differing(one, other) - _PLACEMENT - _IDLE[part]

@@ -38,7 +38,7 @@ class Knowledge:
         self.readings.append(reading)
         where = self._disturbed if reading.disturbed else self._clean
         for part in reading.visit.parts:
-            key = part, self.objective.key(reading.visit.params, part)
+            key = self._key(reading.visit.params, part)
             measured = reading.measured(part)
             if measured:
                 where[key].append(self.objective.part_seconds(part, measured.samples_ns))
@@ -58,9 +58,13 @@ class Knowledge:
             suspect = unwanted(reading) and not reading.disturbed
             self.add(replace(reading, disturbed=_SUSPECT) if suspect else reading)
 
+    def visited(self) -> list[Params]:
+        """Every configuration that there is a reading of, in the order of the first."""
+        return list(dict.fromkeys(reading.visit.params for reading in self.readings))
+
     def part_seconds(self, params: Params, part: Part) -> float | None:
         """The seconds of a part of a request, or None where it was not measured."""
-        key = part, self.objective.key(params, part)
+        key = self._key(params, part)
         known = self._clean.get(key) or self._disturbed.get(key)
         return statistics.median(known) if known else None
 
@@ -97,9 +101,7 @@ class Knowledge:
 
     def _error(self, one: Params, other: Params, part: Part) -> float:
         """What a log ratio of a part must exceed to be more than chance."""
-        counts = [
-            len(self._clean.get((part, self.objective.key(p, part)), ())) for p in (one, other)
-        ]
+        counts = [len(self._clean.get(self._key(p, part), ())) for p in (one, other)]
         return _ERRORS * self.noise() * math.sqrt(sum(1 / max(n, 1) for n in counts))
 
     def times_measured(self, params: Params) -> int:
@@ -114,13 +116,16 @@ class Knowledge:
         keys = {*self._keys(params, self.objective.parts)}
         return any(dropped <= keys for dropped in self._dropped)
 
+    def _key(self, params: Params, part: Part) -> tuple[Part, Params]:
+        return part, self.objective.key(params, part)
+
     def _keys(self, params: Params, parts: Sequence[Part]) -> list[tuple[Part, Params]]:
-        return [(part, self.objective.key(params, part)) for part in parts]
+        return [self._key(params, part) for part in parts]
 
     def has_failed(self, params: Params) -> bool:
         """It failed for good, or twice."""
-        for part in self.objective.parts:
-            kinds = self._failures.get((part, self.objective.key(params, part)), [])
+        for key in self._keys(params, self.objective.parts):
+            kinds = self._failures.get(key, [])
             if len(kinds) > 1 or any(kind in _FOR_GOOD for kind in kinds):
                 return True
         return False

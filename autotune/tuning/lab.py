@@ -62,7 +62,8 @@ class Lab:
         tell: Callable[[events.Event], None],
         may_stop_tests: bool = True,
     ) -> None:
-        spent_s = max((r.elapsed_s for r in study.readings()), default=0.0)
+        kept = study.readings()
+        spent_s = max((reading.elapsed_s for reading in kept), default=0.0)
         if limits.from_now and limits.budget_s is not None:
             limits = replace(limits, budget_s=limits.budget_s + spent_s)
         self.knowledge = knowledge
@@ -80,7 +81,7 @@ class Lab:
         self._clock = clock
         self._may_stop_tests = may_stop_tests
         passing = (INTERRUPTED, STILL_WELL)  # True of the session that it was in.
-        self._kept = [r for r in study.readings() if r.visit.source not in passing]
+        self._kept = [reading for reading in kept if reading.visit.source not in passing]
         self._began = clock.now() - spent_s
         self._replayed_s = 0.0
         self._breaker = Breaker()
@@ -119,8 +120,7 @@ class Lab:
         known = [
             m for r in self.knowledge.readings[:1] for p in objective.parts if (m := r.measured(p))
         ]
-        short = any(min(m.samples_ns) < 1e9 for m in known)  # noqa: PLR2004 - a second
-        return 3 if short and not objective.first_counts else 1
+        return 3 if any(objective.wants_warm(m.samples_ns) for m in known) else 1
 
     def cost_s(self, visits: Sequence[Visit], *, repetitions: int = 1) -> float:
         """Seconds that some visits will take, in as few loads as they take."""

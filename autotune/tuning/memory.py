@@ -20,6 +20,16 @@ from autotune.params import ALL_LAYERS, Params, Program
 from autotune.recommend.answer import PROCESS_BYTES
 from autotune.recommend.placement import DRIVER_BYTES, SPARE_BYTES, staging_bytes
 
+# Threads, and switches that move no bytes.
+_OF_SPEED = (
+    "n_threads",
+    "n_threads_batch",
+    "load_mode",
+    "numa",
+    "repack",
+    "no_op_offload",
+    "cache_ram",
+)
 # Between what has worked and what has failed, no more halves are taken within this share.
 _CLOSE = 0.03
 
@@ -173,14 +183,5 @@ def _with(params: Params, n_gpu_layers: int, n_cpu_moe: int, memory: Memory) -> 
 
 
 def _memory_key(params: Params) -> Params:
-    """The fields that move memory; threads and switches of speed do not."""
-    return replace(
-        params,
-        n_threads=None,
-        n_threads_batch=None,
-        load_mode=None,
-        numa=None,
-        repack=None,
-        no_op_offload=None,
-        cache_ram=None,
-    )
+    """The fields that move memory."""
+    return replace(params, **dict.fromkeys(_OF_SPEED))

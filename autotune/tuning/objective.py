@@ -50,6 +50,10 @@ class Objective:
         """The test that stands for a part."""
         return dict(self.tests)[part]
 
+    def tokens(self, part: Part) -> int:
+        """Tokens of a request that are the part's."""
+        return self.n_prompt if part == "pp" else self.n_gen
+
     def trial(self, params: Params, part: Part) -> Trial:
         """What llama-bench is asked for one part: it has one `-t`, which is that part's."""
         threads = params.n_threads_batch if part == "pp" else params.n_threads
@@ -66,11 +70,13 @@ class Objective:
 
     def part_seconds(self, part: Part, samples_ns: Sequence[int]) -> float:
         """Seconds that the part takes of a request, from the repetitions of its test."""
-        test = self.test(part)
-        short = min(samples_ns) < _WARM_NS and len(samples_ns) > 1
-        counted = samples_ns if self.first_counts or not short else samples_ns[1:]
-        per_token_ns = statistics.median(counted) / test.n_tokens
-        return per_token_ns * (self.n_prompt if part == "pp" else self.n_gen) / 1e9
+        warm = samples_ns[1:] if self.wants_warm(samples_ns) else ()
+        per_token_ns = statistics.median(warm or samples_ns) / self.test(part).n_tokens
+        return per_token_ns * self.tokens(part) / 1e9
+
+    def wants_warm(self, samples_ns: Sequence[int]) -> bool:
+        """The first repetition of such a test does not count, if there are others."""
+        return not self.first_counts and min(samples_ns) < _WARM_NS
 
     def longest_test(self) -> int:
         """Tokens of the context that llama-bench makes, its depth included."""
@@ -78,7 +84,7 @@ class Objective:
 
     def rate(self, part: Part, seconds: float) -> float:
         """Tokens per second, from the seconds of a request's part."""
-        return (self.n_prompt if part == "pp" else self.n_gen) / seconds
+        return self.tokens(part) / seconds
 
 
 def objective_of(workload: Workload, *, pp_rate: float, tg_rate: float, on_gpu: bool) -> Objective:

@@ -6,8 +6,9 @@ from autotune.hardware import Cpu
 from autotune.params import Params
 from autotune.tuning.contest import Contest
 from autotune.tuning.objective import Part
-from autotune.tuning.space import Value, value_in
+from autotune.tuning.space import value_in
 from autotune.tuning.visits import Kind, Visit
+from autotune.tuning.workload import Value
 
 # In a race those this close to the best run again; beyond it a second look would not save them.
 _STILL_IN = 0.10

@@ -21,6 +21,7 @@ from autotune.hardware import Hardware
 from autotune.llama_cpp.records import Failure, FailureKind
 from autotune.params import Params
 from autotune.tuning import events
+from autotune.tuning.breaker import could_not_measure
 from autotune.tuning.contest import Contest
 from autotune.tuning.lab import Lab, TimeIsUp
 from autotune.tuning.ladder import Ladder
@@ -133,8 +134,5 @@ class Search:
 
 
 def _unmeasurable(failure: Failure) -> CouldNotMeasure:
-    return CouldNotMeasure(
-        f"llama.cpp's own defaults could not be measured, {failure.kind}: {failure.message}",
-        hint="run that command by hand; `lcm doctor --model M` tries the build",
-        details=[*failure.stderr_tail[-3:], f"ran: {' '.join(failure.run.argv)}"],
-    )
+    what = f"llama.cpp's own defaults could not be measured, {failure.kind}: {failure.message}"
+    return could_not_measure(what, failure)

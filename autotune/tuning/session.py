@@ -137,7 +137,7 @@ class Session:
         best = known.seconds(incumbent) or 0.0
         rivals = [
             params
-            for params in dict.fromkeys(reading.visit.params for reading in known.readings)
+            for params in known.visited()
             if params != self.search.baseline
             and self._other_group(params, incumbent)
             and (known.seconds(params) or 2 * best) < best * (1 + _RIVAL)

@@ -22,8 +22,7 @@ from autotune.params import (
     Params,
 )
 from autotune.tuning.objective import Objective
-
-Value = int | str | bool
+from autotune.tuning.workload import Value
 
 # A larger ubatch paid up to 2048 on a GPU that holds all (llama.cpp PR #24546), and up to 4096
 # where experts are copied to it; on a CPU those from 64 to 1024 differ by a few percent.
@@ -55,6 +54,8 @@ _MOVES_MEMORY = frozenset(
 # What every load is told: a default of these is not said at all, because old builds know no word
 # for it. What may change within a load is always said, so that its values can stand in one list.
 _OF_A_LOAD = frozenset({"load_mode", "repack", "numa", "n_cpu_moe"})
+# What there is no more of than this machine and this model have.
+_BOUNDED = frozenset({"n_threads", "n_threads_batch", "n_gpu_layers", "n_cpu_moe"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,8 +154,12 @@ class Space:
 
     def distance(self, params: Params, defaults: Params) -> int:
         """How many parameters differ from the defaults."""
-        here, there = self.point(params), self.point(defaults)
-        return sum(here[name] != there[name] for name in here)
+        return len(self.differing(params, defaults))
+
+    def differing(self, one: Params, other: Params) -> set[str]:
+        """The dimensions in which two configurations differ."""
+        here, there = self.point(one), self.point(other)
+        return {name for name in here if here[name] != there[name]}
 
 
 def value_in(params: Params, name: str) -> Value:
@@ -349,9 +354,6 @@ def _matching_batches(
             hint="a batch is computed in ubatches: give an n_batch that is as large",
         )
     return {"n_batch": tuple(n for n in batches if n >= min(ubatches)), "n_ubatch": ubatches}
-
-
-_BOUNDED = frozenset({"n_threads", "n_threads_batch", "n_gpu_layers", "n_cpu_moe"})
 
 
 _FLASH_ATTN: Mapping[object, Value] = {-1: "auto", 0: False, 1: True}

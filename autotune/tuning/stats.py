@@ -17,7 +17,7 @@ from statistics import NormalDist
 PRIOR_SD = 0.025
 PRIOR_WEIGHT = 4.0
 # The sd of a normal distribution over its MAD; and, for samples of few values, the factor by which
-# that estimate's mean square falls short (tests/unit/test_stats.py draws such samples).
+# that estimate's mean square falls short (tests/unit/test_tuning_stats.py draws such).
 _MAD_TO_SD = 1.4826
 _SMALL_SAMPLE = {2: 0.95, 3: 1.14, 4: 1.18, 5: 1.05, 6: 1.08, 7: 1.03, 8: 1.04}
 # How many of the degrees of freedom of a sample's own standard deviation such an estimate has: it

@@ -24,7 +24,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autotune.errors import SurroundingsError
-from autotune.tuning.space import Space, Value
+from autotune.tuning.space import Space
 from autotune.tuning.visits import (
     Kind,
     Reading,
@@ -34,6 +34,7 @@ from autotune.tuning.visits import (
     params_from_json,
     params_to_json,
 )
+from autotune.tuning.workload import Value
 
 Ticket = Trial  # What `begin` gives for `tell` and `give_up`.
 
@@ -54,7 +55,7 @@ class Study:
         self._distributions = {
             d.name: _distribution(d.values, d.is_range) for d in space.dimensions
         }
-        self._waiting = [t for t in study.get_trials(deepcopy=False) if t.state == _WAITING]
+        self._waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
 
     @staticmethod
     def create(path: Path | None, space: Space, facts: Mapping[str, Any], *, seed: int) -> "Study":
@@ -166,9 +167,6 @@ class Study:
         )
         told = [trial for trial in done if "outcomes" in trial.user_attrs]
         return sorted(told, key=lambda trial: (trial.user_attrs["elapsed_s"], trial.number))
-
-
-_WAITING = TrialState.WAITING
 
 
 def _distribution(values: tuple[Value, ...], is_range: bool) -> BaseDistribution:  # noqa: FBT001

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from autotune.llama_cpp.grids import model_params
 from autotune.params import Params
 from autotune.tuning.contest import WORTH, Contest
-from autotune.tuning.space import Value, value_in
+from autotune.tuning.space import value_in
 from autotune.tuning.visits import Kind, Reading
+from autotune.tuning.workload import Value
 
 # Those that gain most often come first.
 _SWITCHES = (
@@ -28,7 +29,6 @@ class Switches:
         self._contest = contest
         self._known = contest.known
         self._space = contest.space
-        self._parts = contest.parts
 
     def run(self) -> None:
         """One at a time against the incumbent; what gains is kept at once."""
@@ -64,7 +64,7 @@ class Switches:
     def _gain_among(self, readings: Sequence[Reading], mine: Params, other: Params) -> float:
         """By how much `other` was faster in these readings alone; -1 where it cannot be told."""
         seconds = [
-            self._contest.total([r for r in readings if r.visit.params == params], self._parts)
+            self._contest.total([r for r in readings if r.visit.params == params])
             for params in (mine, other)
         ]
         return 1 - seconds[1] / seconds[0] if seconds[0] and seconds[1] else -1.0

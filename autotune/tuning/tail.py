@@ -26,7 +26,6 @@ class Tail:
         self._known = contest.known
         self._memory = contest.memory
         self._space = contest.space
-        self._parts = contest.parts
         self._study = study
         self._seed = seed
 
@@ -65,8 +64,7 @@ class Tail:
         return alike[:3] if varied <= {*CONTEXT_FIELDS, "n_threads_batch"} else [first]
 
     def _changed(self, params: Params) -> set[str]:
-        here, there = self._space.point(params), self._space.point(self._contest.incumbent)
-        return {name for name in here if here[name] != there[name]}
+        return self._space.differing(params, self._contest.incumbent)
 
     def _neighbours(self) -> list[Params]:
         found: list[Params | None] = []
@@ -93,7 +91,7 @@ class Tail:
         (reading,) = self._contest.visit(
             Kind.ANCHOR, "drift", [self._contest.incumbent], may_lose=False
         )
-        now = self._contest.total([reading], self._parts)
+        now = self._contest.total([reading])
         if now is None or reading.disturbed:
             return
         limit = max(_DRIFT * self._known.noise(), 0.05)

@@ -194,26 +194,19 @@ class Verifier:
         return distance, threads, self._memory.gpu_bytes(params)
 
     def _verification(self, best: tuple[Params, Comparison] | None) -> Verification:
-        readings, disturbed = tuple(self._readings), self._disturbed
-        if best is None:
-            return Verification(
-                verdict="not shown",
-                candidate=None,
-                comparison=None,
-                readings=readings,
-                disturbed_rounds=disturbed,
-            )
-        params, comparison = best
-        enough = comparison.pairs >= LEAST_ROUNDS
-        verdict: Verdict = "not shown"
-        if enough and comparison.shown_better:
-            verdict = "better"
-        elif enough and comparison.shown_worse:
-            verdict = "worse"
+        params, comparison = best or (None, None)
         return Verification(
-            verdict=verdict,
+            verdict=_verdict(comparison),
             candidate=params,
             comparison=comparison,
-            readings=readings,
-            disturbed_rounds=disturbed,
+            readings=tuple(self._readings),
+            disturbed_rounds=self._disturbed,
         )
+
+
+def _verdict(seen: Comparison | None) -> Verdict:
+    if seen and seen.pairs >= LEAST_ROUNDS and seen.shown_better:
+        return "better"
+    if seen and seen.pairs >= LEAST_ROUNDS and seen.shown_worse:
+        return "worse"
+    return "not shown"

@@ -17,7 +17,8 @@ from autotune.llama_cpp.records import Test as BenchTest
 from autotune.model import Model
 from autotune.params import ALL_LAYERS, Params
 from autotune.tuning.objective import Objective, Part
-from autotune.tuning.space import Dimension, Space, Value, Wishes, explicit, make_space
+from autotune.tuning.space import Dimension, Space, Wishes, explicit, make_space
+from autotune.tuning.workload import Value
 
 Wish = Mapping[str, tuple[Value, ...]]
 NONE: Wish = {}

@@ -15,9 +15,9 @@ from optuna.trial import TrialState
 from autotune.errors import SurroundingsError
 from autotune.llama_cpp.records import FailureKind, Outcome
 from autotune.params import Params
-from autotune.tuning.space import Value
 from autotune.tuning.study import NAME, Study
 from autotune.tuning.visits import Kind, Reading, Visit, params_to_json
+from autotune.tuning.workload import Value
 
 if TYPE_CHECKING:
     from autotune.tuning.objective import Part
