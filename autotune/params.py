@@ -4,8 +4,9 @@ Fields carry llama-bench's JSON names; None means "llama.cpp's own default, not 
 defaults are stands here as constants, each with its place in llama.cpp 0.5.0-dev.
 """
 
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
 DEFAULT_N_BATCH = 2048  # common_params::n_batch, common/common.h
 DEFAULT_N_UBATCH = 512  # common_params::n_ubatch, common/common.h
@@ -50,3 +51,17 @@ class Params:
     load_mode: LoadMode | None = None
     numa: Literal["distribute", "isolate", "numactl"] | None = None
     cache_ram: int | None = None  # MiB, llama-server only.
+
+
+def params_to_json(params: Params) -> dict[str, Any]:
+    """The fields that are set."""
+    return {name: value for name, value in asdict(params).items() if value is not None}
+
+
+def params_from_json(kept: Mapping[str, Any]) -> Params:
+    """The inverse of `params_to_json`; JSON has lists where `Params` has tuples."""
+    return Params(**{name: _tupled(value) for name, value in kept.items()})
+
+
+def _tupled(value: Any) -> Any:  # noqa: ANN401 - any field
+    return tuple(map(_tupled, value)) if isinstance(value, list) else value

@@ -103,6 +103,29 @@ RecommendedParams = TypedDict(
 )
 
 
+# The field of `Params` that each of them is.
+FIELDS = {
+    "--threads": "n_threads",
+    "--threads-batch": "n_threads_batch",
+    "--n-gpu-layers": "n_gpu_layers",
+    "--n-cpu-moe": "n_cpu_moe",
+    "--tensor-split": "tensor_split",
+    "--device": "devices",
+    "--n-ctx": "n_ctx",
+    "--batch-size": "n_batch",
+    "--ubatch-size": "n_ubatch",
+    "--flash-attn": "flash_attn",
+    "--cache-type-k": "type_k",
+    "--cache-type-v": "type_v",
+    "--numa": "numa",
+    "--cache-ram": "cache_ram",
+    "--no-op-offload": "no_op_offload",
+    "--no-kv-offload": "no_kv_offload",
+}
+# Those that are not a field of their own: they say no to how weights are loaded.
+OF_LOADING = {"--mlock": "load_mode", "--no-mmap": "load_mode", "--no-repack": "repack"}
+
+
 class ExactSection(TypedDict):
     """True where a number is llama.cpp's own to the byte, false where it is an estimate."""
 

@@ -2,16 +2,21 @@
 
 from dataclasses import replace
 
-from autotune.cli.answer import EvidenceSection, SamplesSection, SideSection
+from autotune.cli.answer import (
+    FIELDS,
+    OF_LOADING,
+    EvidenceSection,
+    SamplesSection,
+    SideSection,
+)
 from autotune.hardware import Hardware
 from autotune.model import Model
 from autotune.model.footprint import footprint
-from autotune.params import Params
+from autotune.params import Params, params_to_json
 from autotune.recommend import Recommendation, judge
 from autotune.recommend.rules import Choice, Json
 from autotune.tuning.objective import Objective
 from autotune.tuning.session import Tuned
-from autotune.tuning.visits import params_to_json
 from autotune.tuning.workload import Workload
 
 RULE = (
@@ -19,30 +24,12 @@ RULE = (
     "deviation pooled with the noise of the search, at least 2.5 %, as 4 pairs; Student's t"
 )
 
-# Key → field of `Params`; what is set in the measured configuration is said.
-_KEYS = {
-    "--threads": "n_threads",
-    "--threads-batch": "n_threads_batch",
-    "--n-gpu-layers": "n_gpu_layers",
-    "--n-cpu-moe": "n_cpu_moe",
-    "--batch-size": "n_batch",
-    "--ubatch-size": "n_ubatch",
-    "--cache-type-k": "type_k",
-    "--cache-type-v": "type_v",
-    "--numa": "numa",
-    "--no-op-offload": "no_op_offload",
-    "--no-kv-offload": "no_kv_offload",
-}
-# Those that say a field in words of their own.
-_OTHERS = {
-    "--flash-attn": "flash_attn",
-    "--no-mmap": "load_mode",
-    "--mlock": "load_mode",
-    "--no-repack": "repack",
-    "--device": "devices",
-}
-# What the rules say of the same things, which measuring has answered.
-_ANSWERED = frozenset({*_KEYS, *_OTHERS, "--tensor-split"})
+# What no llama-bench measures, and the rules therefore say.
+_UNMEASURED = frozenset({"--n-ctx", "--cache-ram"})
+# What measuring has answered, with the field of `Params` that it is.
+_ANSWERED = {k: name for k, name in {**FIELDS, **OF_LOADING}.items() if k not in _UNMEASURED}
+# Of these, what is said in other words than the field's.
+_IN_OTHER_WORDS = frozenset({*OF_LOADING, "--flash-attn", "--device", "--tensor-split"})
 # Of warnings, those about what the rules said of the same.
 _RULES_OWN = ("reserving one of two", "lock")
 
@@ -73,7 +60,9 @@ def refined(
 
 def _measured_choices(tuned: Tuned, objective: Objective, params: Params) -> list[Choice]:
     values: dict[str, Json] = {
-        key: value for key, name in _KEYS.items() if (value := getattr(params, name)) is not None
+        key: value
+        for key, name in _ANSWERED.items()
+        if key not in _IN_OTHER_WORDS and (value := getattr(params, name)) is not None
     }
     for key in ("--cache-type-k", "--cache-type-v"):
         values.setdefault(key, "f16")
@@ -98,7 +87,7 @@ def _measured_choices(tuned: Tuned, objective: Objective, params: Params) -> lis
 def _reason(key: str, tuned: Tuned) -> str:
     if tuned.shipped == tuned.baseline:
         return f"{key}: llama.cpp's own default, measured; nothing was shown to be faster."
-    field = {**_KEYS, **_OTHERS}[key]
+    field = _ANSWERED[key]
     if getattr(tuned.shipped, field) == getattr(tuned.baseline, field):
         return f"{key}: llama.cpp's own default, as it was in the winner when that was measured."
     return f"{key}: measured as a part of the winner."

@@ -36,9 +36,9 @@ def _measured(model: Model, hardware: Hardware) -> MeasuredSection | None:
 
     if not profile_folder().is_dir():
         return None
-    from autotune.cli.stored import stored_profile  # noqa: PLC0415 - many machines have none
+    from autotune.cli.stored import measured_section  # noqa: PLC0415 - many machines have none
 
-    return stored_profile(model, hardware)
+    return measured_section(model, hardware)
 
 
 def _explained(recommendation: Recommendation, key: str) -> str:

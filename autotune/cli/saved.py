@@ -6,31 +6,13 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from autotune.cli import console
-from autotune.cli.answer import SCHEMA_VERSION, RecommendedParams
+from autotune.cli.answer import FIELDS, SCHEMA_VERSION, RecommendedParams
 from autotune.errors import ConfigError
 from autotune.hardware import Hardware
 from autotune.model import Model
 from autotune.params import LoadMode, Params, load_mode
 from autotune.results.typed import typed
 
-_FIELDS = {
-    "--threads": "n_threads",
-    "--threads-batch": "n_threads_batch",
-    "--n-gpu-layers": "n_gpu_layers",
-    "--n-cpu-moe": "n_cpu_moe",
-    "--tensor-split": "tensor_split",
-    "--device": "devices",
-    "--n-ctx": "n_ctx",
-    "--batch-size": "n_batch",
-    "--ubatch-size": "n_ubatch",
-    "--flash-attn": "flash_attn",
-    "--cache-type-k": "type_k",
-    "--cache-type-v": "type_v",
-    "--numa": "numa",
-    "--cache-ram": "cache_ram",
-    "--no-op-offload": "no_op_offload",
-    "--no-kv-offload": "no_kv_offload",
-}
 # The least that a number may be; of the others it is 1.
 _LEAST = {"--n-gpu-layers": 0, "--n-cpu-moe": 0, "--cache-ram": -1}
 
@@ -54,7 +36,7 @@ def read_saved(file: Path, model: Model, hardware: Hardware) -> Params:
         values["--tensor-split"] = tuple(map(float, values["--tensor-split"]))
     if "--device" in values:
         values["--device"] = tuple(values["--device"])
-    named = {field: values[key] for key, field in _FIELDS.items() if key in values}
+    named = {field: values[key] for key, field in FIELDS.items() if key in values}
     repack = False if values.get("--no-repack") else None
     return Params(**named, repack=repack, load_mode=_load_mode(values, model, hardware))
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from autotune.cli import console
-from autotune.errors import ConfigError, SurroundingsError
 from autotune.hardware import Hardware, detect_hardware, storage_of
-from autotune.llama_cpp.capabilities import ask_once, build_identity, cache_folder
+from autotune.llama_cpp.capabilities import ask_once, cache_folder
 from autotune.llama_cpp.launch import launch_of
 from autotune.llama_cpp.locate import Program, find_program
 from autotune.model import Model, analyze_model
@@ -67,17 +66,17 @@ def _parameters(
 
 
 def _profile(model: Model, hardware: Hardware, program: Program) -> _Source | None:
-    from autotune.results import profile  # noqa: PLC0415
+    from autotune.cli.stored import stored_profile  # noqa: PLC0415 - a file needs no profile
 
-    path = profile.profile_path(model, hardware, build_identity(program))
     try:
-        kept = profile.load(path)
+        kept = stored_profile(model, hardware, program)
     except FileNotFoundError:
         return None
-    except (ConfigError, SurroundingsError) as error:  # A server starts all the same.
-        console.warning(f"{error.message}; {error.hint}")
+    if kept is None:
         return None
-    return _Source(kept.params, f"the profile of {kept.date}, measured with {kept.build}: {path}")
+    profile, path = kept
+    known = f"the profile of {profile.date}, measured with {profile.build}: {path}"
+    return _Source(profile.params, known)
 
 
 def _recommended(model: Model, hardware: Hardware, ctx_size: int | None) -> _Source:

@@ -1,36 +1,54 @@
-"""The profile that was measured for this model, machine and build, beside the rules' answer."""
+"""The profile that was measured for a model, on this machine, under an installed build."""
+
+from pathlib import Path
 
 from autotune.cli import console
 from autotune.cli.answer import MeasuredSection
-from autotune.errors import ConfigError, LlamaCppNotFound, SurroundingsError
+from autotune.errors import AutotuneError, ConfigError, LlamaCppNotFound, SurroundingsError
 from autotune.hardware import Hardware
 from autotune.llama_cpp.capabilities import build_identity
-from autotune.llama_cpp.locate import find_program
+from autotune.llama_cpp.locate import Program, find_program
 from autotune.model import Model
+from autotune.params import params_to_json
 from autotune.results.profile import Profile, load, profile_path
 
 
-def stored_profile(model: Model, hardware: Hardware) -> MeasuredSection | None:
+def stored_profile(
+    model: Model, hardware: Hardware, program: Program
+) -> tuple[Profile, Path] | None:
+    """What `program` is to be started with; None, with a warning: it cannot be used.
+
+    Raises:
+        FileNotFoundError: none is stored.
+    """
+    path = profile_path(model, hardware, build_identity(program))
+    try:
+        return load(path), path
+    except (ConfigError, SurroundingsError) as error:
+        _without(error)
+        return None
+
+
+def _without(error: AutotuneError) -> None:
+    """Whatever it is for goes on without a profile."""
+    console.warning(f"{error.message}; {error.hint}")
+
+
+def measured_section(model: Model, hardware: Hardware) -> MeasuredSection | None:
     """What `lcm run --model M` would start with, if it was measured."""
     for name in ("llama-server", "llama-cli", "llama-bench"):
         try:
-            program = find_program(name)
-            path = profile_path(model, hardware, build_identity(program))
-            return _section(load(path), str(path))
+            kept = stored_profile(model, hardware, find_program(name))
         except (LlamaCppNotFound, FileNotFoundError):
             continue
-        except (ConfigError, SurroundingsError) as error:
-            console.warning(f"{error.message}; {error.hint}")
+        except (ConfigError, SurroundingsError) as error:  # What the user named is no program.
+            _without(error)
             return None
+        return _section(*kept) if kept else None
     return None
 
 
-def _section(profile: Profile, path: str) -> MeasuredSection:
-    params = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name in profile.params.__slots__
-        if (value := getattr(profile.params, name)) is not None
-    }
+def _section(profile: Profile, path: Path) -> MeasuredSection:
     return {
         "date": profile.date,
         "build": profile.build,
@@ -39,6 +57,6 @@ def _section(profile: Profile, path: str) -> MeasuredSection:
         "low": profile.low,
         "high": profile.high,
         "workload": profile.workload,
-        "params": params,
-        "profile": path,
+        "params": params_to_json(profile.params),
+        "profile": str(path),
     }

@@ -18,7 +18,7 @@ from typing import Any, get_type_hints
 from autotune.errors import ConfigError, SurroundingsError
 from autotune.hardware import Hardware
 from autotune.model import Model
-from autotune.params import Params
+from autotune.params import Params, params_to_json
 from autotune.results.typed import typed
 
 FORMAT_VERSION = 1
@@ -159,8 +159,8 @@ def save(path: Path, profile: Profile) -> None:
     Raises:
         SurroundingsError: the folder or the file cannot be written.
     """
-    kept = {name: value for name, value in asdict(profile.params).items() if value is not None}
-    text = json.dumps({**asdict(profile), "params": kept}, indent=2) + "\n"
+    kept = {**asdict(profile), "params": params_to_json(profile.params)}
+    text = json.dumps(kept, indent=2) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)

@@ -6,9 +6,9 @@ from typing import Any
 
 from autotune.hardware import Hardware
 from autotune.model import Model
+from autotune.params import params_to_json
 from autotune.tuning.objective import Objective
 from autotune.tuning.space import Space
-from autotune.tuning.visits import params_to_json
 from autotune.tuning.workload import Workload
 
 _GIB = 1 << 30

@@ -23,7 +23,7 @@ from autotune.llama_cpp.plausibility import LEAST_ACTIVE_SHARE
 from autotune.llama_cpp.preflight import Preflight, preflight, slow_build
 from autotune.llama_cpp.records import State
 from autotune.model import Model, analyze_model
-from autotune.params import Params
+from autotune.params import Params, params_from_json, params_to_json
 from autotune.recommend import Recommendation, Request, generate_recommendations
 from autotune.recommend.placement import device_names, used_gpus
 from autotune.tuning.environment import differences, facts_of, space_of
@@ -34,7 +34,6 @@ from autotune.tuning.search import Seed
 from autotune.tuning.session import Plan
 from autotune.tuning.space import Space, Wishes, explicit, make_space
 from autotune.tuning.study import Study
-from autotune.tuning.visits import params_from_json, params_to_json
 from autotune.tuning.workload import Workload
 
 _MIB = 1 << 20

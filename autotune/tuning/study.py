@@ -24,6 +24,7 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autotune.errors import SurroundingsError
+from autotune.params import params_from_json, params_to_json
 from autotune.tuning.space import Space
 from autotune.tuning.visits import (
     Kind,
@@ -31,8 +32,6 @@ from autotune.tuning.visits import (
     Visit,
     outcome_from_json,
     outcome_to_json,
-    params_from_json,
-    params_to_json,
 )
 from autotune.tuning.workload import Value
 

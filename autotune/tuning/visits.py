@@ -13,7 +13,7 @@ from autotune.llama_cpp.records import (
     RunFacts,
     Test,
 )
-from autotune.params import Params
+from autotune.params import Params, params_from_json, params_to_json
 from autotune.tuning.objective import Part
 
 
@@ -65,20 +65,6 @@ class Reading:
         """What was measured of a part, if it was."""
         outcome = self.outcomes.get(part)
         return outcome if isinstance(outcome, Measurement) else None
-
-
-def params_to_json(params: Params) -> dict[str, Any]:
-    """The fields that are set."""
-    return {name: value for name, value in asdict(params).items() if value is not None}
-
-
-def params_from_json(kept: Mapping[str, Any]) -> Params:
-    """The inverse of `params_to_json`; JSON has lists where `Params` has tuples."""
-    return Params(**{name: _tupled(value) for name, value in kept.items()})
-
-
-def _tupled(value: Any) -> Any:  # noqa: ANN401 - any field
-    return tuple(map(_tupled, value)) if isinstance(value, list) else value
 
 
 def outcome_to_json(outcome: Outcome) -> dict[str, Any]:

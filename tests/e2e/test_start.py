@@ -23,8 +23,7 @@ import pytest
 from fakes.programs import OLD_SERVER_HELP, SERVER_HELP, write_program
 from lcm_process import REPOSITORY, run_lcm
 
-from autotune.cli import saved
-from autotune.cli.answer import RecommendedParams
+from autotune.cli.answer import FIELDS, RecommendedParams
 from autotune.hardware import detect_hardware
 from autotune.llama_cpp.capabilities import build_identity
 from autotune.llama_cpp.locate import Program
@@ -380,9 +379,8 @@ def test_a_saved_answer_for_another_model_is_named(tiny: Path, tmp_path: Path) -
 
 def test_every_recommended_parameter_can_be_read_back() -> None:
     switches = {"--mlock", "--no-mmap", "--no-repack"}  # Those that say no are read by hand.
-    known = saved._FIELDS.keys() | switches  # noqa: SLF001 - the table itself
 
-    assert known == get_type_hints(RecommendedParams).keys()
+    assert FIELDS.keys() | switches == get_type_hints(RecommendedParams).keys()
 
 
 # --- what is refused -----------------------------------------------------------------------------

@@ -37,7 +37,7 @@ from autotune.llama_cpp.grids import Trial
 from autotune.llama_cpp.patience import Phase
 from autotune.llama_cpp.records import Measurement
 from autotune.llama_cpp.records import Test as BenchTest
-from autotune.params import Params
+from autotune.params import Params, params_to_json
 from autotune.tuning import events
 from autotune.tuning.lab import INTERRUPTED, Limits
 from autotune.tuning.session import Plan, Session, Tuned
@@ -47,7 +47,6 @@ from autotune.tuning.visits import (
     Kind,
     Reading,
     outcome_to_json,
-    params_to_json,
 )
 from autotune.tuning.workload import Workload
 

@@ -14,9 +14,9 @@ from optuna.trial import TrialState
 
 from autotune.errors import SurroundingsError
 from autotune.llama_cpp.records import FailureKind, Outcome
-from autotune.params import Params
+from autotune.params import Params, params_to_json
 from autotune.tuning.study import NAME, Study
-from autotune.tuning.visits import Kind, Reading, Visit, params_to_json
+from autotune.tuning.visits import Kind, Reading, Visit
 from autotune.tuning.workload import Value
 
 if TYPE_CHECKING:

@@ -8,12 +8,10 @@ from hypothesis import given
 from property.params_strategies import params
 
 from autotune.llama_cpp.records import FailureKind, Outcome
-from autotune.params import Params
+from autotune.params import Params, params_from_json, params_to_json
 from autotune.tuning.visits import (
     outcome_from_json,
     outcome_to_json,
-    params_from_json,
-    params_to_json,
 )
 
 ODD = Params(
