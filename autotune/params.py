@@ -13,6 +13,21 @@ DEFAULT_N_UBATCH = 512  # common_params::n_ubatch, common/common.h
 DEFAULT_CACHE_TYPE = "f16"  # common_params::cache_type_k and _v, common/common.h
 ALL_LAYERS = 999  # More than LLAMA_MAX_LAYERS + 1; every version of llama.cpp takes it as "all".
 
+# What llama.cpp does where a parameter is not said. Of threads it decides by the machine.
+DEFAULTS: Mapping[str, int | bool | str] = {
+    "n_batch": DEFAULT_N_BATCH,
+    "n_ubatch": DEFAULT_N_UBATCH,
+    "flash_attn": "auto",
+    "n_gpu_layers": ALL_LAYERS,
+    "n_cpu_moe": 0,
+    "load_mode": "auto",
+    "no_op_offload": False,
+    "no_kv_offload": False,
+    "repack": True,
+    "numa": "off",
+    "cache_type": DEFAULT_CACHE_TYPE,
+}
+
 Program = Literal["bench", "cli", "server"]
 LoadMode = Literal["auto", "none", "mmap", "mlock", "mmap+mlock", "dio"]
 

@@ -1,6 +1,7 @@
 """The command as its user has it: a process of its own, entered at `autotune.cli:main`."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,3 +31,12 @@ def run_lcm(
         timeout=timeout,
         check=False,
     )
+
+
+def install_lcm(folder: Path) -> Path:
+    """Write the program `lcm` into a folder, for shells, and give its path."""
+    words = ["env", f"PYTHONPATH={REPOSITORY}", sys.executable, "-P", "-c", _ENTRY_POINT]
+    program = folder / "lcm"
+    program.write_text(f'#!/bin/sh\nexec {shlex.join(words)} "$@"\n', encoding="utf-8")
+    program.chmod(0o755)
+    return program

@@ -208,6 +208,7 @@ class SideSection(TypedDict):
     pp_tokens_per_s: Annotated[float | None, "median of all that was measured; null: not measured"]
     tg_tokens_per_s: float | None
     request_s: Annotated[float | None, "seconds of one request, by those medians"]
+    memory: Annotated[MemorySection, "as it is served, with the context of --n-ctx"]
     samples: Annotated[list[SamplesSection], "of the verification alone, raw"]
 
 
@@ -224,6 +225,7 @@ class EvidenceSection(TypedDict):
     high: float | None
     confidence: Annotated[float | None, "of that interval"]
     pairs: Annotated[int, "interleaved rounds that it rests on"]
+    chance: Annotated[float | None, "that equally fast ones would look this different, either way"]
     rule: Annotated[str, "how the interval is made"]
     complete: Annotated[bool, "false: it was interrupted, and --resume goes on"]
     trials: Annotated[int, "visits of configurations, the verification's included"]
@@ -232,6 +234,73 @@ class EvidenceSection(TypedDict):
     waited_s: Annotated[float, "of it, for a busy machine"]
     disturbed_rounds: Annotated[int, "of the verification, that do not count"]
     study: Annotated[str, "the folder that holds everything; study.db is an Optuna study"]
+
+
+class StudySection(TypedDict):
+    """One study in the folder of results."""
+
+    name: Annotated[str, "what it is called on the command line"]
+    model: str
+    workload: str
+    purpose: Annotated[Literal["tune", "verify"], "what it was measured for"]
+    machine: str
+    build: Annotated[str, "of llama.cpp, as that prints it"]
+    started: Annotated[str, "ISO 8601, UTC"]
+    state: Literal["running", "interrupted", "finished"]
+    verdict: Annotated[str, "as in `evidence`; empty until it is known"]
+    ratio: Annotated[float | None, "how many times as fast as llama.cpp's defaults"]
+    low: float | None
+    high: float | None
+    folder: str
+
+
+class ListAnswer(TypedDict):
+    """What `lcm results list --json` prints."""
+
+    schema_version: Annotated[Literal[1], "changes when a key changes its meaning"]
+    studies: list[StudySection]
+    unreadable: Annotated[list[str], "folders whose study.json says nothing that this lcm reads"]
+
+
+class ShowAnswer(TypedDict):
+    """What `lcm results show --json` prints."""
+
+    schema_version: Annotated[Literal[1], "changes when a key changes its meaning"]
+    study: StudySection
+    trials: Annotated[int, "configurations that were visited"]
+    records: Annotated[int, "tests that llama-bench finished or failed at"]
+    failures: Annotated[dict[str, int], "tests that failed, by kind"]
+    params: Annotated[
+        dict[str, int | float | str | bool | list[str]] | None,
+        "what it ships, in llama-bench's names; null: nothing yet",
+    ]
+    evidence: Annotated[EvidenceSection | None, "null: no session came to an end"]
+    environment: Annotated[dict[str, object], "as in environment.json; empty in old studies"]
+
+
+class DifferenceSection(TypedDict):
+    what: Annotated[str, "machine, driver, kernel, model, file, build, arguments, request, ..."]
+    a: str
+    b: str
+
+
+class FigureSection(TypedDict):
+    side: Annotated[str, "baseline: llama.cpp's defaults; candidate: the best that was found"]
+    name: Annotated[str, "as in `evidence`"]
+    a: float | None
+    b: float | None
+    ratio: Annotated[float | None, "how many times as fast b is"]
+
+
+class CompareAnswer(TypedDict):
+    """What `lcm results compare --json` prints."""
+
+    schema_version: Annotated[Literal[1], "changes when a key changes its meaning"]
+    a: StudySection
+    b: StudySection
+    different: Annotated[list[DifferenceSection], "what --across allows, and what is harmless"]
+    figures: list[FigureSection]
+    interleaved: Annotated[bool, "false: what the machine did on each day is in the ratio"]
 
 
 class MeasuredSection(TypedDict):
@@ -245,7 +314,38 @@ class MeasuredSection(TypedDict):
     high: float | None
     workload: str
     params: Annotated[dict[str, int | float | str | bool | list[str]], "in llama-bench's names"]
-    profile: Annotated[str, "the file; `lcm run --model M` starts with it"]
+    profile: Annotated[str, "the file; `lcm run --model M` starts with it, unless it is worse"]
+
+
+class ThenSection(TypedDict):
+    """A profile as it was before it was verified."""
+
+    date: Annotated[str, "when it was measured, or verified last"]
+    build: str
+    verdict: Annotated[str, "as in `evidence`; empty where it was not verified"]
+    ratio: Annotated[float | None, "how many times as fast as llama.cpp's defaults"]
+    low: float | None
+    high: float | None
+    workload: str
+    study: Annotated[str, "the folder that holds the rest"]
+    profile: Annotated[str, "the file"]
+
+
+class ChangeSection(TypedDict):
+    what: Annotated[str, "build, driver, kernel, file, ..."]
+    then: str
+    now: str
+
+
+class VerifyAnswer(TypedDict):
+    """What `lcm verify M --json` prints."""
+
+    schema_version: Annotated[Literal[1], "changes when a key changes its meaning"]
+    verdict: Annotated[GainVerdict, "of the profile, against llama.cpp's defaults here and now"]
+    reason: Annotated[str, "why nothing was compared; empty where it was"]
+    evidence: Annotated[EvidenceSection | None, "null: nothing was measured"]
+    then: ThenSection
+    changed: Annotated[list[ChangeSection], "since the profile was measured, as far as is known"]
 
 
 class Recommended(TypedDict):

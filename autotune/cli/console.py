@@ -1,13 +1,46 @@
 """The only file that prints: the answer on stdout, everything else on stderr."""
 
+import contextlib
 import io
 import json
 import os
 import shlex
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from enum import Enum, auto
 
 from autotune.errors import SurroundingsError, printable
+
+
+class Voice(Enum):
+    """Whom stderr speaks to."""
+
+    PEOPLE = auto()
+    NOBODY = auto()  # Only what is wrong is said.
+    PROGRAMS = auto()  # One JSON object on each line, and nothing else.
+
+
+class _Stderr:
+    """What this process has been asked for."""
+
+    voice = Voice.PEOPLE
+
+
+@contextmanager
+def speaking(voice: Voice) -> Iterator[None]:
+    """Speak so until it is left."""
+    before, _Stderr.voice = _Stderr.voice, voice
+    try:
+        yield
+    finally:
+        _Stderr.voice = before
+
+
+def voice() -> Voice:
+    """How it speaks now."""
+    return _Stderr.voice
 
 
 def answer(value: Mapping[str, object]) -> None:
@@ -35,10 +68,15 @@ def text(lines: str) -> None:
 
 
 def command(argv: Sequence[str]) -> None:
-    """Print a command as a shell reads it back: to the byte, whatever a file's name holds."""
+    """Print a command as a shell reads it back."""
+    exactly(shlex.join(argv))
+
+
+def exactly(lines: str) -> None:
+    """Print the answer to the byte, whatever a file's name in it holds."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="surrogateescape")
-    text(shlex.join(argv))
+    text(lines)
 
 
 def quoted(argv: Sequence[str]) -> str:
@@ -48,22 +86,40 @@ def quoted(argv: Sequence[str]) -> str:
 
 def warning(what: str) -> None:
     """Say what may be wrong, and go on."""
-    _say(f"lcm: warning: {printable(what)}")
+    if voice() is Voice.PROGRAMS:
+        event("warning", {"message": what})
+    else:
+        _say(f"lcm: warning: {printable(what)}")
 
 
 def note(what: str) -> None:
     """Say what is being done, beside the answer."""
-    _say(f"lcm: {printable(what)}")
+    if voice() is Voice.PROGRAMS:
+        event("note", {"message": what})
+    elif voice() is Voice.PEOPLE:
+        _say(f"lcm: {printable(what)}")
 
 
 def lines(text_: str) -> None:
-    """Say several lines beside the answer, a table for example."""
-    for line in text_.splitlines():
-        _say(printable(line))
+    """Say several lines beside the answer to people, a table for example.
+
+    On a terminal they are parted between words.
+    """
+    from autotune.cli.layout import wrapped  # noqa: PLC0415 - --help does without
+
+    if voice() is not Voice.PEOPLE:
+        return
+    for line in map(printable, text_.splitlines()):
+        for part in wrapped(line, terminal_width()) if _is_terminal() else [line]:
+            _say(part)
 
 
-def error(message: str, hint: str, details: Sequence[str] = ()) -> None:
+def error(message: str, hint: str, details: Sequence[str] = (), *, exit_code: int) -> None:
     """Say what went wrong, and the next step."""
+    if voice() is Voice.PROGRAMS:
+        told = {"message": message, "details": details, "hint": hint, "exit_code": exit_code}
+        event("error", told)
+        return
     _say(f"lcm: error: {printable(message)}")
     for detail in details:
         _say(f"  - {printable(detail)}")
@@ -71,35 +127,47 @@ def error(message: str, hint: str, details: Sequence[str] = ()) -> None:
         _say(f"hint: {printable(hint)}")
 
 
+def event(name: str, facts: Mapping[str, object]) -> None:
+    """Tell a program what has happened."""
+    _say(json.dumps({"event": name, **facts}, allow_nan=False))
+
+
 def _say(line: str) -> None:
-    if sys.stderr is not None:  # Closed; print would take stdout instead.
-        print(line, file=sys.stderr)
+    # Closed, and print would take stdout instead; or its reader is gone, which ends no work.
+    if sys.stderr is not None:
+        with contextlib.suppress(OSError):
+            print(line, file=sys.stderr)
 
 
-def table(rows: Sequence[Sequence[str]], alignment: str) -> str:
-    """Rows in columns; `alignment` has < or > for each: to the left or to the right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = (
-        "  ".join(
-            f"{cell:{side}{width}}"
-            for cell, side, width in zip(row, alignment, widths, strict=True)
-        )
-        for row in rows
-    )
-    return "\n".join(line.rstrip() for line in lines)
+def _is_terminal() -> bool:
+    return sys.stderr is not None and sys.stderr.isatty()
+
+
+def table(rows: Sequence[Sequence[str]], alignment: str, *, width: int | None = None) -> str:
+    """Rows in columns, with room for the widest cell of each, and no wider than the terminal.
+
+    Args:
+        rows: of cells; what could command a terminal is made visible.
+        alignment: < or > for each column: to the left or to the right. Where the terminal is too
+            narrow, those to the left give way, the widest first; a number stays whole.
+        width: of the terminal, if it is known.
+    """
+    from autotune.cli.layout import in_columns  # noqa: PLC0415 - --help does without
+
+    return in_columns(rows, alignment, terminal_width() if width is None else width)
+
+
+def terminal_width() -> int:
+    """Columns of the terminal; 80 where there is none."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            return os.get_terminal_size(stream.fileno()).columns or 80
+    return shutil.get_terminal_size().columns  # COLUMNS, or 80.
 
 
 def discard_stdout() -> None:
     """Let the interpreter exit quietly when stdout takes nothing any more."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def size(n_bytes: float) -> str:
-    """Bytes in the unit that reads best, of 1024."""
-    for unit, factor in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
-        if n_bytes >= factor:
-            return f"{n_bytes / factor:.1f} {unit}"
-    return f"{n_bytes:.0f} B"
 
 
 def shown(value: object) -> str:

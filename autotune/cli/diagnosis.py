@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 
-from autotune.cli import console
 from autotune.cli.answer import (
     SCHEMA_VERSION,
     DialectSection,
@@ -18,6 +17,7 @@ from autotune.llama_cpp.checkup import Checked
 from autotune.llama_cpp.locate import BENCH
 from autotune.model import Model
 from autotune.recommend.placement import used_gpus
+from autotune.words import size
 
 _MIB = 1 << 20
 
@@ -182,14 +182,13 @@ def _of_limits(
     if memlock is not None and memlock < needed:
         larger = "this model" if model else "larger models"
         yield _note(
-            f"this process may lock {console.size(memlock)} of memory: --mlock has no effect for "
-            f"{larger}",
+            f"this process may lock {size(memlock)} of memory: --mlock has no effect for {larger}",
             "ulimit -l unlimited; systemd: LimitMEMLOCK=infinity; docker: --ulimit memlock=-1",
         )
     ram, total = limits["ram_limit_bytes"], hardware.memory.total_bytes
     if ram is not None and ram < total:
         yield _note(
-            f"a control group limits memory to {console.size(ram)} of {console.size(total)}",
+            f"a control group limits memory to {size(ram)} of {size(total)}",
             "raise it where this is started: docker --memory, systemd MemoryMax=",
         )
     if quota is not None and quota < len(hardware.cpu.usable_cpus):
@@ -204,7 +203,7 @@ def _of_limits(
         )
     if limits["swap_used_bytes"]:
         yield _note(
-            f"{console.size(limits['swap_used_bytes'])} of swap is in use: memory was short, and "
+            f"{size(limits['swap_used_bytes'])} of swap is in use: memory was short, and "
             "what lies there is slow",
             "close other programs before measuring",
         )

@@ -13,6 +13,7 @@ import typer
 from autotune.cli import console
 from autotune.cli.answer import DoctorAnswer, FindingSection, HardwareSection, ProgramSection
 from autotune.errors import EXIT_DONE, EXIT_NO, printable
+from autotune.words import size
 
 _WIDTH = 80
 
@@ -76,10 +77,10 @@ def _machine_rows(answer: DoctorAnswer) -> list[Row]:
         f"{machine['cpu_threads_usable']} threads can run at once"
     )
     memory = (
-        f"{console.size(machine['ram_total_bytes'])}, "
-        f"{console.size(machine['ram_available_bytes'])} of it available"
+        f"{size(machine['ram_total_bytes'])}, "
+        f"{size(machine['ram_available_bytes'])} of it available"
     )
-    used = f"{console.size(limits['swap_used_bytes'])} of {console.size(swap)} in use"
+    used = f"{size(limits['swap_used_bytes'])} of {size(swap)} in use"
     return [
         ("machine", f"{machine['cpu_name'] or 'unknown CPU'}, {machine['cpu_architecture']}"),
         ("system", machine["operating_system"] + (" (WSL)" if machine["wsl"] else "")),
@@ -87,8 +88,8 @@ def _machine_rows(answer: DoctorAnswer) -> list[Row]:
         ("CPU quota", "none" if quota is None else f"{quota:g} CPUs"),
         ("CPU governor", limits["cpu_governor"] or "not shown by this system"),
         ("memory", memory),
-        ("memory limit", "none" if ram_limit is None else console.size(ram_limit)),
-        ("lockable memory", "unlimited" if memlock is None else console.size(memlock)),
+        ("memory limit", "none" if ram_limit is None else size(ram_limit)),
+        ("lockable memory", "unlimited" if memlock is None else size(memlock)),
         ("swap", used if swap else "none"),
         *_gpu_rows(machine),
     ]
@@ -98,7 +99,7 @@ def _gpu_rows(machine: HardwareSection) -> Iterator[Row]:
     if not machine["gpus"]:
         yield "GPU", "none"
     for gpu in machine["gpus"]:
-        free = f"{console.size(gpu['free_bytes'])} of {console.size(gpu['total_bytes'])} free"
+        free = f"{size(gpu['free_bytes'])} of {size(gpu['total_bytes'])} free"
         driver = f", driver {gpu['driver']}" if gpu["driver"] else ""
         yield "GPU", f"{gpu['name']} ({gpu['backend']}), {free}{driver}"
 

@@ -33,13 +33,11 @@ def inspect(
     ] = 512,
     parallel: Annotated[
         int | None,
-        typer.Option(metavar="N", min=1, help="Slots; otherwise 4 for server, 1 elsewhere."),
+        typer.Option(metavar="N", min=1, help="Slots; otherwise 4 for server, else 1."),
     ] = None,
     n_gpu_layers: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", min=0, help="Layers on the GPU; otherwise all, where there is one."
-        ),
+        typer.Option(metavar="N", min=0, help="Layers on the GPU; otherwise all."),
     ] = None,
     n_cpu_moe: Annotated[
         int, typer.Option(metavar="N", min=0, help="First layers whose experts stay on the CPU.")

@@ -13,6 +13,7 @@ from autotune.model.footprint import Footprint, footprint
 from autotune.params import Params, Program
 from autotune.recommend import Rung, context_ladder
 from autotune.recommend.placement import Placement, used_gpus
+from autotune.words import size
 
 
 def print_needs(path: Path, params: Params, program: Program, *, as_json: bool) -> None:
@@ -57,7 +58,7 @@ def _model_lines(model: Model) -> str:
         printable(model.name),
         (
             f"{printable(model.architecture)} {model.quantization}, "
-            f"{model.n_parameters / 1e9:.2f} B parameters, {console.size(model.file_bytes)}{shards}"
+            f"{model.n_parameters / 1e9:.2f} B parameters, {size(model.file_bytes)}{shards}"
         ),
         (
             f"{model.shape.n_layers} layers{experts}; trained on {model.shape.n_ctx_train} tokens; "
@@ -75,7 +76,7 @@ def _memory_lines(memory: Footprint) -> str:
     )
     rows = [["memory", *(name for name, _ in places)]]
     rows += [
-        [title, *(mark + console.size(getattr(place, field)) for _, place in places)]
+        [title, *(mark + size(getattr(place, field)) for _, place in places)]
         for title, field, mark in (
             ("weights", "weights_bytes", weights),
             ("KV cache", "kv_cache_bytes", caches),
@@ -94,7 +95,7 @@ def _ladder_lines(ladder: Sequence[Rung]) -> str:
     rows = [["context", "cache", "KV cache", "together", "on this machine"]]
     for rung in ladder:
         verdict = rung.verdict + (", beyond training" if rung.beyond_training else "")
-        cache = console.size(rung.memory.kv_cache_bytes)
-        total = "~" + console.size(rung.memory.total_bytes)
+        cache = size(rung.memory.kv_cache_bytes)
+        total = "~" + size(rung.memory.total_bytes)
         rows.append([str(rung.n_ctx), rung.cache_type, cache, total, verdict])
     return console.table(rows, ">>>><")

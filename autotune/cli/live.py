@@ -1,4 +1,4 @@
-"""The view on a terminal while tuning, and its plain lines elsewhere; all of it on stderr.
+"""What is seen of tuning: a view on a terminal, lines elsewhere, JSON for programs; on stderr.
 
 The machine is being measured, so nothing ticks: the view is drawn when something is told, at most
 four times a second.
@@ -12,25 +12,36 @@ from contextlib import contextmanager, suppress
 from typing import Self, TypeAlias
 
 from rich.console import Console, Group, RenderableType
+from rich.constrain import Constrain
+from rich.control import Control
 from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.rule import Rule
+from rich.segment import ControlType, Segment
 from rich.table import Table
 from rich.text import Text
 
-from autotune.cli import console
+from autotune.cli import console, eta, json_progress
+from autotune.cli.console import Voice
 from autotune.cli.progress import Progress
 from autotune.tuning import events
 
 Tell: TypeAlias = Callable[[events.Event], None]
 
 _LEAST_S = 0.25  # Between two drawings.
+_LABEL_COLUMNS, _BAR_COLUMNS, _RULE_COLUMNS = 11, 20, 40
+_ERASE_LINE = ((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1))
 _STYLES = {"best": "green", "verifying": "bold", "waiting": "yellow", "failures": "yellow"}
 
 
 @contextmanager
 def watch(progress: Progress, *, stderr_is_terminal: bool) -> Iterator[Tell]:
     """Give what takes the events of a session and shows them, until it is left."""
-    if stderr_is_terminal and os.environ.get("TERM", "") not in {"dumb", "unknown"}:
+    if console.voice() is Voice.PROGRAMS:
+        yield lambda event: _tell_programs(event, progress)
+    elif console.voice() is Voice.NOBODY:
+        yield lambda _: None
+    elif stderr_is_terminal and os.environ.get("TERM", "") not in {"dumb", "unknown"}:
         with _View(progress, Console(stderr=True)) as view:
             yield view.tell
     else:
@@ -42,14 +53,33 @@ def _note(line: str | None) -> None:
         console.note(line)
 
 
-def drawn(progress: Progress) -> RenderableType:
+def _tell_programs(event: events.Event, progress: Progress) -> None:
+    progress.take(event)
+    told = json_progress.told(event, progress)
+    if told:
+        console.event(*told)
+
+
+def drawn(progress: Progress) -> Group:
     """The state of a session; what is too long for the terminal is cut off."""
-    table = Table.grid(padding=(0, 2))
-    table.add_column(style="dim", no_wrap=True)
-    table.add_column(no_wrap=True, overflow="ellipsis")
+    rows: list[RenderableType] = [Constrain(Rule(style="dim"), _RULE_COLUMNS)]
     for label, text in progress.rows():
-        table.add_row(Text(label), Text(text, style=_STYLES.get(label, "")))
-    return Group(Rule(style="dim"), table)
+        start = Text(f"{label:<{_LABEL_COLUMNS}}", style="dim")
+        if label == "progress":
+            rows.append(_with_bar(start, text, eta.share(progress.course) or 0.0))
+        else:
+            said = Text(text, style=_STYLES.get(label, ""))
+            rows.append(Text.assemble(start, said, no_wrap=True, overflow="ellipsis"))
+    return Group(*rows)
+
+
+def _with_bar(start: Text, text: str, done: float) -> RenderableType:
+    row = Table.grid()
+    row.add_column(width=_LABEL_COLUMNS, no_wrap=True)
+    row.add_column(width=_BAR_COLUMNS, no_wrap=True)
+    row.add_column(no_wrap=True, overflow="ellipsis")
+    row.add_row(start, ProgressBar(total=1, completed=done, width=_BAR_COLUMNS), f"  {text}")
+    return row
 
 
 class _View:
@@ -64,6 +94,7 @@ class _View:
         self._lock = threading.RLock()
         self._later: threading.Timer | None = None
         self._drawn_at = -_LEAST_S
+        self._drawn, self._columns = Group(), terminal.width
 
     def __enter__(self) -> Self:
         self._live.start()
@@ -101,10 +132,20 @@ class _View:
             self._later.cancel()
             self._later = None
         self._drawn_at = time.monotonic()
-        with self._live.console:  # Both in one write.
+        with self._live.console as terminal:  # All in one write.
+            if terminal.width < self._columns:
+                terminal.control(Control(*self._n_parted() * _ERASE_LINE))
             if above:
                 console.note(above)  # rich takes what goes to stderr, and puts it above the view.
-            self._live.update(drawn(self._progress), refresh=True)
+            self._drawn, self._columns = drawn(self._progress), terminal.width
+            self._live.update(self._drawn, refresh=True)
+
+    def _n_parted(self) -> int:
+        """Lines that a narrower terminal has made of the view's, and rich does not know of."""
+        terminal = self._live.console
+        as_before = terminal.options.update(width=self._columns)
+        lines = terminal.render_lines(self._drawn, as_before, pad=False)
+        return sum((Segment.get_line_length(line) - 1) // terminal.width for line in lines)
 
 
 def _is_routine(event: events.Event) -> bool:

@@ -1,5 +1,6 @@
 """What was measured, in the words of the answer: parameters with reasons, and the evidence."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from autotune.cli.answer import (
@@ -9,9 +10,10 @@ from autotune.cli.answer import (
     SamplesSection,
     SideSection,
 )
+from autotune.cli.compose import memory_section
 from autotune.hardware import Hardware
 from autotune.model import Model
-from autotune.model.footprint import footprint
+from autotune.model.footprint import Footprint, footprint
 from autotune.params import Params, params_to_json
 from autotune.recommend import Recommendation, judge
 from autotune.recommend.rules import Choice, Json
@@ -39,6 +41,14 @@ def served(shipped: Params, quick: Params) -> Params:
     return replace(shipped, n_ctx=quick.n_ctx, cache_ram=quick.cache_ram)
 
 
+def memory_as_served(
+    quick: Recommendation, params: Params, hardware: Hardware, model: Model
+) -> Footprint:
+    """What a measured configuration takes once it is served."""
+    free = [float(gpu.free_bytes) for gpu in hardware.gpus]
+    return footprint(model, served(params, quick.params), program=quick.program, gpus=free)
+
+
 def refined(
     quick: Recommendation, tuned: Tuned, objective: Objective, hardware: Hardware, model: Model
 ) -> Recommendation:
@@ -46,8 +56,7 @@ def refined(
     params = served(tuned.shipped, quick.params)
     measured = _measured_choices(tuned, objective, params)
     kept = [choice for choice in quick.choices if choice.key not in _ANSWERED]
-    free = [float(gpu.free_bytes) for gpu in hardware.gpus]
-    memory = footprint(model, params, program=quick.program, gpus=free)
+    memory = memory_as_served(quick, tuned.shipped, hardware, model)
     return replace(
         quick,
         params=params,
@@ -99,9 +108,22 @@ def _evidence(tuned: Tuned, objective: Objective) -> tuple[str, ...]:
 
 
 def evidence_section(
-    tuned: Tuned, objective: Objective, workload: Workload, study: str
+    tuned: Tuned,
+    objective: Objective,
+    workload: Workload,
+    study: str,
+    *,
+    needs: Callable[[Params], Footprint],
 ) -> EvidenceSection:
-    """What was measured, and what it shows."""
+    """What was measured, and what it shows.
+
+    Args:
+        tuned: what came of the session.
+        objective: what was minimised.
+        workload: the request that it stands for.
+        study: the folder that holds the rest.
+        needs: what a configuration takes in memory.
+    """
     verification, comparison = tuned.verification, tuned.verification.comparison
     candidate = verification.candidate
     return {
@@ -113,14 +135,15 @@ def evidence_section(
             "n_depth": workload.n_depth,
             "objective": workload.objective,
         },
-        "baseline": _side(tuned, objective, tuned.baseline),
-        "candidate": _side(tuned, objective, candidate) if candidate else None,
+        "baseline": _side(tuned, objective, tuned.baseline, needs),
+        "candidate": _side(tuned, objective, candidate, needs) if candidate else None,
         "winner": tuned.shipped != tuned.baseline,
         "ratio": _rounded(comparison.ratio if comparison else None),
         "low": _rounded(comparison.low if comparison else None),
         "high": _rounded(comparison.high if comparison else None),
         "confidence": comparison.confidence if comparison else None,
         "pairs": comparison.pairs if comparison else 0,
+        "chance": _rounded(comparison.chance if comparison else None),
         "rule": RULE,
         "complete": not tuned.hurried,
         "trials": tuned.n_trials,
@@ -132,13 +155,16 @@ def evidence_section(
     }
 
 
-def _side(tuned: Tuned, objective: Objective, params: Params) -> SideSection:
+def _side(
+    tuned: Tuned, objective: Objective, params: Params, needs: Callable[[Params], Footprint]
+) -> SideSection:
     rates = {p: objective.rate(p, s) for p, s in tuned.part_seconds.get(params, {}).items()}
     return {
         "params": params_to_json(params),
         "pp_tokens_per_s": _rounded(rates.get("pp")),
         "tg_tokens_per_s": _rounded(rates.get("tg")),
         "request_s": _rounded(tuned.seconds(params)),
+        "memory": memory_section(needs(params)),
         "samples": _samples(tuned, objective, params),
     }
 

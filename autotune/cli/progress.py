@@ -1,56 +1,25 @@
 """How tuning goes, and what came of it, in words; nothing is printed here."""
 
+import datetime as dt
 import math
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from autotune.cli.words import (
-    THE_DEFAULTS,
-    clock_time,
-    compared,
-    counted,
-    described,
-    digits,
-    duration,
-    failed,
-    failures,
-    parameter,
-    ratios,
-    request_of,
-    shown,
-)
+from autotune.cli import eta, words
 from autotune.errors import printable
-from autotune.llama_cpp.patience import Phase
 from autotune.params import Params
+from autotune.stats import Comparison
 from autotune.tuning import events
+from autotune.tuning.lab import Limits
 from autotune.tuning.objective import Objective
-from autotune.tuning.space import value_in
-from autotune.tuning.visits import Kind, Reading, Visit
-from autotune.tuning.workload import DIMENSIONS
+from autotune.tuning.visits import DECIDING, Kind, Visit
+from autotune.words import clock_time, counted, described, duration, failures, ratios
 
 if TYPE_CHECKING:
     from autotune.llama_cpp.records import FailureKind
-
-_STAGES = {
-    "baseline": f"measuring {THE_DEFAULTS}",
-    "seeds": "trying what is recommended",
-    "ladder": "micro-batches, each with the layers that fit",
-    "threads": "racing threads and batches",
-    "toggles": "switches, one at a time",
-    "frontier": "placements that promise more",
-    "tail": "around the best, and what Optuna proposes",
-    "verification": "verifying the best against the defaults",
-}
-_PHASES = {
-    Phase.LOAD: "loading",
-    Phase.WARMUP: "warming up",
-    Phase.DEPTH: "filling the cache",
-    Phase.EXIT: "ending",
-}
-# What makes words of a visit's source, where that alone does not say it.
-_PREFIXES = {Kind.ANCHOR: "check for ", Kind.FRONTIER: "prediction that "}
 
 
 class Progress:
@@ -58,23 +27,35 @@ class Progress:
 
     Args:
         objective: what is minimised.
-        budget_s: how long it may take; None: until it is stopped.
+        limits: how much may be measured.
+        verifies: a verification follows the search.
         clock: seconds that only grow.
+        now: the time on the clock on the wall.
     """
 
     def __init__(
         self,
         objective: Objective,
+        limits: Limits,
         *,
-        budget_s: float | None,
+        verifies: bool = True,
         clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], dt.datetime] = lambda: dt.datetime.now().astimezone(),
     ) -> None:
-        self._objective = objective
-        self._budget_s = budget_s
-        self._clock = clock
+        self.objective = objective
+        self._clock, self._now_on_the_wall = clock, now
         self._elapsed_s, self._as_of = 0.0, clock()
-        self._ends_s: float | None = None
-        self._stage = "starting"
+        self._costs_s: dict[Kind, list[float]] = {}
+        self._measured_until_s = 0.0
+        self._course = eta.Course(
+            elapsed_s=0.0,
+            ends_s=limits.budget_s,
+            trials=limits.trials,
+            costs_s=self._costs_s,
+            verifies=verifies,
+        )
+        self._hurry_ends_s: float | None = None
+        self.stage = "starting"  # As the search calls it.
         self._now: events.Measuring | None = None
         self._waiting: events.Waiting | None = None
         self._waits_since = 0.0
@@ -94,18 +75,40 @@ class Progress:
         return self._elapsed_s + self._clock() - self._as_of
 
     @property
+    def course(self) -> eta.Course:
+        """How far it has come by now."""
+        course = replace(self._course, elapsed_s=self.elapsed_s)
+        if self._hurry_ends_s is None:
+            return course
+        return replace(course, ends_s=self._hurry_ends_s, trials=None)
+
+    @property
+    def n_trials(self) -> int:
+        """Those that are over, of earlier sessions and of the verification too."""
+        return self._n_trials
+
+    @property
     def eta(self) -> str:
         """How long it may still take."""
-        ends_s = self._budget_s if self._ends_s is None else self._ends_s
-        if ends_s is None:
+        course = self.course
+        if (course.ends_s, course.trials, course.verifying_since_s) == (None, None, None):
             return "until stopped (Ctrl-C)"
-        stopping = "" if self._ends_s is None else "stopping, "
-        left_s = ends_s - self.elapsed_s
-        return f"{stopping}at most {duration(left_s)} left" if left_s > 0 else "ending"
+        left = eta.said(eta.outlook(course), self._now_on_the_wall())
+        return left if self._hurry_ends_s is None or left == "ending" else f"stopping, {left}"
+
+    @property
+    def comparison(self) -> Comparison | None:
+        """What the verification has seen by now."""
+        return self._verifying.comparison if self._verifying else None
+
+    @property
+    def gain(self) -> float | None:
+        """How many times as fast as the defaults the best looks to the search; None: no best."""
+        return self._baseline_s / self._best_s if self._best and self._baseline_s else None
 
     def hurry(self, seconds: float) -> None:
         """The user has asked for an end within so many seconds; safe in a signal handler."""
-        self._ends_s = self.elapsed_s + seconds
+        self._hurry_ends_s = self.elapsed_s + seconds
 
     def take(self, event: events.Event) -> str | None:
         """Learn from an event, and give a line for the log if it deserves one."""
@@ -116,8 +119,10 @@ class Progress:
     def rows(self) -> list[tuple[str, str]]:
         """What is shown of the state: labels, and a line of text for each."""
         rows = [("stage", self._stage)]
-        trials = f", {counted(self._n_trials, 'trial')}" if self._n_trials else ""
-        rows.append(("time", f"{clock_time(self.elapsed_s)}{trials}, {self.eta}"))
+        done = eta.share(self.course)
+        if done is not None:
+            rows.append(("progress", f"{100 * done:3.0f} % of the longest time"))
+        rows.append(("time", f"{clock_time(self.elapsed_s)}{self._trials()}, {self.eta}"))
         if self._waiting:
             waited_s = self._clock() - self._waits_since
             most = duration(self._waiting.at_most_s)
@@ -125,18 +130,30 @@ class Progress:
                 ("waiting", f"{duration(waited_s)} of {most}: {printable(self._waiting.why)}")
             )
         elif self._now:
-            rows.append(("now", self._measuring(self._now)))
+            rows.append(("now", words.measuring(self._now, self.objective, self._baseline)))
         if self._baseline_s is not None:
-            rows.append(("defaults", f"{self._request(self._baseline_s)}; {self._baseline_rates}"))
+            took = words.request(self.objective, self._baseline_s)
+            rows.append(("defaults", f"{took}; {self._baseline_rates}"))
         if self._best and self._baseline_s is not None:
             seen = "by what the search saw" if self._verifying else "not verified yet"
             rows.append(("best", f"{self._gain()}, {seen}"))
             rows.append(("", self._described(self._best)))
         if self._verifying:
-            rows.append(("verifying", _round(self._verifying)))
+            rows.append(("verifying", words.round_seen(self._verifying)))
         if self._failures:
             rows.append(("failures", failures(self._failures)))
         return rows
+
+    def _trials(self) -> str:
+        """What is counted, where there is a last one."""
+        course = self.course
+        if course.trials and course.verifying_since_s is None:
+            return f", {course.searched} of {counted(course.trials, 'trial')}"
+        return f", {counted(self._n_trials, 'trial')}" if self._n_trials else ""
+
+    @property
+    def _stage(self) -> str:
+        return words.stage(self.stage)
 
     # What each event changes, and what is said of it.
 
@@ -151,7 +168,8 @@ class Progress:
             return None
         self._replaying = False
         said = f"resumed, {counted(self._n_replayed, 'trial')} known: {self._stage}"
-        return f"{said}; best so far: {self._gain()}" if self._best else said
+        best = f"best so far: {self._gain()}" if self._best else ""
+        return "; ".join(filter(None, [said, best, self.eta]))
 
     def _wait_over(self, event: events.Event) -> str | None:
         if not self._waiting or isinstance(event, events.Waiting):
@@ -160,30 +178,45 @@ class Progress:
         return f"waited {duration(self._clock() - self._waits_since)}"
 
     def _taken(self, event: events.Event) -> str | None:
-        if isinstance(event, events.Measuring):
-            self._know_baseline(event.visit)
-            self._now = event
+        if isinstance(event, events.Measuring | events.Recorded):
+            if isinstance(event, events.Measuring):
+                self._know_baseline(event.visit)
+                self._now = event
             return None
         if isinstance(event, events.Measured):
             return self._measured(event)
         if isinstance(event, events.Waiting):
             return self._waits(event)
         if isinstance(event, events.Stage):
-            self._elapsed_s, self._as_of = event.elapsed_s, self._clock()
-            self._stage = _STAGES.get(event.name, printable(event.name))
-            return self._stage
+            return self._begun(event)
         if isinstance(event, events.NewIncumbent):
             self._best, self._best_s = event.params, event.seconds
             self._baseline_s = event.baseline_s
+            self._course = replace(self._course, has_candidate=True)
             what = self._described(event.params)
             return f"new best: {what}; {self._gain(speed='x')}, unverified"
         self._verifying = event
-        return f"verification, {_round(event)}"
+        self._course = replace(self._course, rounds=event.rounds)
+        return f"verification, {words.round_seen(event)}"
+
+    def _begun(self, event: events.Stage) -> str:
+        self._elapsed_s, self._as_of = event.elapsed_s, self._clock()
+        self.stage = event.name
+        # Not what was asked for: what a resumed study has taken may count, or not.
+        self._course = replace(self._course, ends_s=event.budget_s)
+        if event.name == "verification":
+            self._course = replace(self._course, verifying_since_s=event.elapsed_s)
+        return f"{self._stage}; {self.eta}"
 
     def _measured(self, event: events.Measured) -> str:
         reading, params = event.reading, event.reading.visit.params
         self._know_baseline(reading.visit)
+        cost_s = max(reading.elapsed_s - self._measured_until_s, 0.0)
+        self._costs_s.setdefault(reading.visit.kind, []).append(cost_s)
         self._elapsed_s, self._as_of = reading.elapsed_s, self._clock()
+        self._measured_until_s = reading.elapsed_s
+        searched = self._course.searched + (reading.visit.kind not in DECIDING)
+        self._course = replace(self._course, searched=searched)
         self._n_trials += 1
         self._n_replayed += event.replayed
         self._replaying = event.replayed
@@ -191,10 +224,10 @@ class Progress:
             self._failures[reading.failure.kind] += 1
         if params == self._baseline and event.seconds is not None:
             self._baseline_s = event.seconds
-            self._baseline_rates = self._baseline_rates or self._rates(reading)
+            self._baseline_rates = self._baseline_rates or words.rates(reading, self.objective)
         if params == self._best and event.seconds is not None:
             self._best_s = event.seconds
-        return self._visited(event)
+        return words.visited(event, self.objective, self._baseline)
 
     def _waits(self, event: events.Waiting) -> str | None:
         begun = self._waiting is None
@@ -214,55 +247,7 @@ class Progress:
     def _described(self, params: Params) -> str:
         return described(params, self._baseline or params)
 
-    def _request(self, seconds: float) -> str:
-        return f"{request_of(self._objective).split()[-1]} {digits(seconds)} s"
-
     def _gain(self, speed: str = "x as fast") -> str:
         """The best beside the defaults, by what the search has seen."""
-        (ratio,) = ratios((self._baseline_s or math.nan) / self._best_s)
-        return f"{self._request(self._best_s)}, {ratio}{speed}"
-
-    def _measuring(self, event: events.Measuring) -> str:
-        phase = _PHASES.get(event.phase, f"repetition {event.repetition}")
-        test = self._objective.test(event.part)
-        return f"{test}, {phase}: {self._described(event.visit.params)}"
-
-    def _rates(self, reading: Reading) -> str:
-        seconds = {
-            part: self._objective.part_seconds(part, measured.samples_ns)
-            for part in self._objective.parts
-            if (measured := reading.measured(part))
-        }
-        return ", ".join(
-            f"{part} {digits(self._objective.rate(part, s))} t/s" for part, s in seconds.items()
-        )
-
-    def _visited(self, event: events.Measured) -> str:
-        reading = event.reading
-        said = [self._asked(reading.visit), self._rates(reading)]
-        if reading.failure:
-            said.append(failed(reading.failure))
-        elif len(reading.outcomes) < len(reading.visit.parts):
-            said.append("ended early, it had lost")
-        elif event.seconds is not None:
-            said.append(self._request(event.seconds))
-        if reading.disturbed:
-            said.append(f"disturbed: {printable(reading.disturbed)}")
-        return "; ".join(filter(None, said))
-
-    def _asked(self, visit: Visit) -> str:
-        """Where a configuration comes from, and what it is."""
-        source, what = printable(visit.source), self._described(visit.params)
-        if source == what:
-            return what
-        name = source.partition("=")[0]
-        if name not in DIMENSIONS:
-            return f"{_PREFIXES.get(visit.kind, '')}{source}: {what}"
-        # What this one is about is said even where it is the default.
-        subject = f"{parameter(name)} {shown(name, value_in(visit.params, name))}"
-        return f"{visit.kind}: {what if subject in what.split(', ') else f'{what}, {subject}'}"
-
-
-def _round(event: events.Verifying) -> str:
-    seen = compared(event.comparison, speed="x") if event.comparison else "nothing to compare yet"
-    return f"round {event.rounds}: {seen}"
+        (ratio,) = ratios(self.gain or math.nan)
+        return f"{words.request(self.objective, self._best_s)}, {ratio}{speed}"

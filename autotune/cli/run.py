@@ -6,28 +6,41 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand, TyperOption
+from typer.core import TyperArgument, TyperCommand, TyperOption
 
+from autotune.cli.completion import workload_names
 from autotune.errors import EXIT_DONE, ConfigError
 
-# Which options are shown by `lcm run --help`, and which by `lcm run --deep --help`: all of them
-# together would fill two screens.
+# What `lcm run --help` leaves to `lcm run --deep --help`: all together would fill two screens.
 _MEASURING = frozenset(
     "budget until trials profile objective allow_lossy_kv param seed resume fresh results_dir "
-    "llama_bench no_verify".split()
+    "llama_bench no_verify quiet json_progress".split()
 )
-_NOT_MEASURING = frozenset({"mode", "dry_run", "config", "explain"})
+# What that one leaves to the other, or has in its example or in the text of another option.
+_NOT_MEASURING = frozenset(
+    "arguments mode dry_run config explain optimize deep until fresh json_progress".split()
+)
+_DEEP_HELP = """Look for better parameters by measuring; -- ARGS are for llama-bench.
+
+Example: lcm run --model gemma-3-270m.gguf --optimize --deep --budget 10m
+"""
 
 
 class RunCommand(TyperCommand):
     """`lcm run`, whose help speaks of measuring when that is asked for."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - click's, or Typer's copy
-        deep = "--deep" in args
-        for parameter in self.params:
-            if isinstance(parameter, TyperOption):
-                parameter.hidden = parameter.name in (_NOT_MEASURING if deep else _MEASURING)
+        if "--help" in args:
+            self._speak_of(measuring="--deep" in args)
         return super().parse_args(ctx, args)
+
+    def _speak_of(self, *, measuring: bool) -> None:
+        left_out = _NOT_MEASURING if measuring else _MEASURING
+        for parameter in self.params:
+            if isinstance(parameter, TyperOption | TyperArgument):
+                parameter.hidden = parameter.name in left_out
+        if measuring:
+            self.help = _DEEP_HELP
 
 
 class Objective(StrEnum):
@@ -79,7 +92,8 @@ def run(
         bool, typer.Option("--deep", help="Measure; see lcm run --deep --help.")
     ] = False,
     budget: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Measure for at most 10m, 8h, ...")
+        str | None,
+        typer.Option(metavar="TIME", help="Measure for at most 10m, 8h; or --until HH:MM."),
     ] = None,
     until: Annotated[str | None, typer.Option(metavar="HH:MM", help="Measure until then.")] = None,
     trials: Annotated[
@@ -87,7 +101,11 @@ def run(
     ] = None,
     profile: Annotated[
         str | None,
-        typer.Option(metavar="NAME|FILE", help="The workload: chat, coding-agent, ..., or TOML."),
+        typer.Option(
+            metavar="NAME|FILE",
+            help="The workload: chat, coding-agent, ..., or TOML.",
+            autocompletion=workload_names,
+        ),
     ] = None,
     objective: Annotated[
         Objective | None, typer.Option(help="What is to be fast: a whole request, pp or tg.")
@@ -102,7 +120,8 @@ def run(
     ] = None,
     seed: Annotated[int | None, typer.Option(metavar="N", help="Of the search's choices.")] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with what was interrupted.")
+        bool,
+        typer.Option("--resume", help="Go on after an interrupt; --fresh begins anew."),
     ] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Begin anew.")] = False,
     results_dir: Annotated[
@@ -113,6 +132,13 @@ def run(
     ] = None,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Trust the search; claims nothing.")
+    ] = False,
+    quiet: Annotated[
+        bool,
+        typer.Option("--quiet", help="Say only what is wrong; or --json-progress."),
+    ] = False,
+    json_progress: Annotated[
+        bool, typer.Option("--json-progress", help="Say it as JSON, an object a line.")
     ] = False,
 ) -> int:
     """Start llama.cpp with the right parameters for this model, or recommend them.
@@ -136,7 +162,13 @@ def run(
         "--results-dir": results_dir,
         "--llama-bench": llama_bench,
         "--no-verify": no_verify,
+        "--quiet": quiet,
+        "--json-progress": json_progress,
     }
+    if quiet and json_progress:
+        raise ConfigError(
+            "--quiet and --json-progress exclude each other", hint="leave one of them out"
+        )
     if deep:
         _refuse({"--mode": mode, "--dry-run": dry_run, "--config": config, "--explain": explain})
         if not optimize:

@@ -12,6 +12,7 @@ from autotune.hardware import Hardware
 from autotune.model import Model
 from autotune.params import LoadMode, Params, load_mode
 from autotune.results.typed import typed
+from autotune.words import size
 
 # The least that a number may be; of the others it is 1.
 _LEAST = {"--n-gpu-layers": 0, "--n-cpu-moe": 0, "--cache-ram": -1}
@@ -84,8 +85,8 @@ def _load_mode(values: Mapping[str, Any], model: Model, hardware: Hardware) -> L
     limit = hardware.memory.memlock_bytes
     if locked and limit is not None and limit < model.weight_bytes:
         console.warning(
-            f"--mlock is left out: this process may lock {console.size(limit)}, the weights are "
-            f"{console.size(model.weight_bytes)}; ulimit -l unlimited"
+            f"--mlock is left out: this process may lock {size(limit)}, the weights are "
+            f"{size(model.weight_bytes)}; ulimit -l unlimited"
         )
         locked = False
     return load_mode(mapped=mapped, locked=locked)

@@ -15,7 +15,15 @@ _SCALARS = {bool: "boolean", int: "integer", float: "number", str: "string", typ
 def json_schema() -> Schema:
     """The schema that every answer is valid under."""
     definitions: dict[str, Schema] = {}
-    answers = (answer.RunAnswer, answer.InspectAnswer, answer.DoctorAnswer)
+    answers = (
+        answer.RunAnswer,
+        answer.InspectAnswer,
+        answer.DoctorAnswer,
+        answer.ListAnswer,
+        answer.ShowAnswer,
+        answer.CompareAnswer,
+        answer.VerifyAnswer,
+    )
     roots = [_schema(section, definitions) for section in answers]
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -43,6 +51,8 @@ def _schema(hint: Any, definitions: dict[str, Schema]) -> Schema:  # noqa: ANN40
 
 def _named(hint: Any, definitions: dict[str, Schema]) -> Schema:  # noqa: ANN401 - a class
     """A scalar, or a section that is described once and referred to."""
+    if hint is object:  # Anything.
+        return {}
     if hint in _SCALARS:
         return {"type": _SCALARS[hint]}
     if hint.__name__ not in definitions:

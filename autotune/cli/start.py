@@ -15,6 +15,8 @@ from autotune.llama_cpp.launch import launch_of
 from autotune.llama_cpp.locate import Program, find_program
 from autotune.model import Model, analyze_model
 from autotune.params import Params
+from autotune.results.profile import Profile
+from autotune.words import THE_DEFAULTS
 
 
 class _Source(NamedTuple):
@@ -66,17 +68,24 @@ def _parameters(
 
 
 def _profile(model: Model, hardware: Hardware, program: Program) -> _Source | None:
-    from autotune.cli.stored import stored_profile  # noqa: PLC0415 - a file needs no profile
+    from autotune.cli.stored import profile_to_start  # noqa: PLC0415 - a file needs none
 
-    try:
-        kept = stored_profile(model, hardware, program)
-    except FileNotFoundError:
-        return None
+    kept = profile_to_start(model, hardware, program)
     if kept is None:
         return None
     profile, path = kept
+    if profile.is_slower:
+        return _defaults(profile)
     known = f"the profile of {profile.date}, measured with {profile.build}: {path}"
     return _Source(profile.params, known)
+
+
+def _defaults(profile: Profile) -> _Source:
+    """What has beaten a profile when it was verified, with what llama-bench does not measure."""
+    known = profile.params
+    params = Params(n_ctx=known.n_ctx, cache_ram=known.cache_ram, devices=known.devices)
+    why = f"lcm verify has shown the profile to be slower, on {profile.date}"
+    return _Source(params, f"{THE_DEFAULTS}: {why}")
 
 
 def _recommended(model: Model, hardware: Hardware, ctx_size: int | None) -> _Source:

@@ -1,20 +1,11 @@
 """The table and the verdict at the end of a session."""
 
 from autotune.cli import console
-from autotune.cli.words import (
-    THE_DEFAULTS,
-    clock_time,
-    compared,
-    counted,
-    described,
-    digits,
-    duration,
-    failures,
-    request_of,
-)
+from autotune.cli.words import compared, request_of
 from autotune.params import Params
 from autotune.tuning.objective import Objective
 from autotune.tuning.session import Tuned
+from autotune.words import THE_DEFAULTS, clock_time, counted, described, digits, duration, failures
 
 _FEW_PAIRS = 2  # With fewer, the verification decides nothing.
 

@@ -1,76 +1,65 @@
-"""How configurations, figures and failures are said to people, on a line of a terminal."""
+"""How the steps of tuning are said to people, each on a line of a terminal."""
 
-import math
 from collections.abc import Mapping
-from dataclasses import fields
 
 from autotune.errors import printable
-from autotune.llama_cpp.records import Failure, FailureKind
-from autotune.params import ALL_LAYERS, Params
+from autotune.llama_cpp.patience import Phase
+from autotune.llama_cpp.records import Failure
+from autotune.params import Params
+from autotune.stats import Comparison
+from autotune.tuning import events
 from autotune.tuning.objective import Objective, Part
-from autotune.tuning.space import DEFAULTS
-from autotune.tuning.stats import Comparison
+from autotune.tuning.space import value_in
+from autotune.tuning.verify import MOST_ROUNDS
+from autotune.tuning.visits import Kind, Reading, Visit
+from autotune.tuning.workload import DIMENSIONS
+from autotune.words import (
+    THE_DEFAULTS,
+    counted,
+    described,
+    digits,
+    failure_kind,
+    parameter,
+    ratios,
+    shown,
+)
 
-THE_DEFAULTS = "llama.cpp's defaults"
 # What a request is called when only a part of it counts.
 _REQUESTS: Mapping[tuple[Part, ...], str] = {("pp",): "a prompt", ("tg",): "an answer"}
-_PARAMETERS = {
-    "flash_attn": "fa",
-    "no_kv_offload": "kv-offload",
-    "no_op_offload": "op-offload",
-    "type_k": "cache-k",
-    "type_v": "cache-v",
-    "cache_type": "cache",
-}
 _LONGEST_MESSAGE = 100
-_MINUTE = 60
-# Below so many seconds they are counted as such, and below so many minutes these.
-_COUNTED_S, _COUNTED_MIN = 90, 90
-
-
-def described(params: Params, baseline: Params) -> str:
-    """What a configuration has other than the defaults: "threads 8, ubatch 1024, fa off"."""
-    changed = {
-        field.name: value
-        for field in fields(Params)
-        if (value := _value(params, field.name)) != _value(baseline, field.name)
-    }
-    if "type_k" in changed and changed.get("type_v") == changed["type_k"]:
-        changed["cache_type"] = changed.pop("type_k")
-        del changed["type_v"]
-    threads_first = sorted(changed.items(), key=lambda item: not item[0].startswith("n_threads"))
-    words = [f"{parameter(name)} {shown(name, value)}" for name, value in threads_first]
-    return printable(", ".join(words)) or THE_DEFAULTS
-
-
-def _value(params: Params, name: str) -> object:
-    value = getattr(params, name)
-    if value is not None:
-        return value
-    return DEFAULTS.get("cache_type" if name in {"type_k", "type_v"} else name)
-
-
-def parameter(name: str) -> str:
-    """A field of `Params` in few letters: n_gpu_layers is gpu-layers."""
-    return _PARAMETERS.get(name, name.removeprefix("n_").replace("_", "-"))
-
-
-def shown(name: str, value: object) -> str:
-    """A field's value; a switch that says no is turned around."""
-    if isinstance(value, bool):
-        return "on" if value != name.startswith("no_") else "off"
-    if value is None:
-        return "default"
-    if name == "n_gpu_layers" and value == ALL_LAYERS:
-        return "all"
-    if isinstance(value, tuple):
-        return "/".join("=".join(v) if isinstance(v, tuple) else str(v) for v in value)
-    return str(value)
+_STAGES = {
+    "baseline": f"measuring {THE_DEFAULTS}",
+    "seeds": "trying what is recommended",
+    "ladder": "micro-batches, each with the layers that fit",
+    "threads": "racing threads and batches",
+    "toggles": "switches, one at a time",
+    "frontier": "placements that promise more",
+    "tail": "around the best, and what Optuna proposes",
+    "verification": "verifying the best against the defaults",
+}
+_PHASES = {
+    Phase.LOAD: "loading",
+    Phase.WARMUP: "warming up",
+    Phase.DEPTH: "filling the cache",
+    Phase.EXIT: "ending",
+}
+# What makes words of a visit's source, where that alone does not say it.
+_PREFIXES = {Kind.ANCHOR: "check for ", Kind.FRONTIER: "prediction that "}
 
 
 def request_of(objective: Objective) -> str:
     """What is to be fast."""
     return _REQUESTS.get(objective.parts, "a request")
+
+
+def request(objective: Objective, seconds: float) -> str:
+    """Seconds of a request: "request 19.2 s"."""
+    return f"{request_of(objective).split()[-1]} {digits(seconds)} s"
+
+
+def stage(name: str) -> str:
+    """A part of the work, by its name in `events.Stage`."""
+    return _STAGES.get(name, printable(name))
 
 
 def compared(seen: Comparison, speed: str = "x as fast") -> str:
@@ -85,52 +74,55 @@ def failed(failure: Failure) -> str:
     message = printable(failure.message)
     if len(message) > _LONGEST_MESSAGE:
         message = message[: _LONGEST_MESSAGE - 3] + "..."
-    return f"{_kind(failure.kind)}: {message}"
+    return f"{failure_kind(failure.kind)}: {message}"
 
 
-def failures(by_kind: Mapping[FailureKind, int]) -> str:
-    """How many failures of each kind there were."""
-    return ", ".join(f"{n} x {_kind(kind)}" for kind, n in by_kind.items())
+def round_seen(event: events.Verifying) -> str:
+    """A round of the verification."""
+    seen = compared(event.comparison, speed="x") if event.comparison else "nothing to compare yet"
+    return f"round {event.rounds} of {MOST_ROUNDS}: {seen}"
 
 
-def _kind(kind: FailureKind) -> str:
-    return "out of memory" if kind is FailureKind.OOM else kind.replace("_", " ")
+def measuring(event: events.Measuring, objective: Objective, baseline: Params | None) -> str:
+    """What llama-bench is at."""
+    phase = _PHASES.get(event.phase, f"repetition {event.repetition}")
+    params = event.visit.params
+    return f"{objective.test(event.part)}, {phase}: {described(params, baseline or params)}"
 
 
-def counted(number: int, what: str) -> str:
-    """1 trial, 2 trials."""
-    return f"{number} {what}" + ("" if number == 1 else "s")
+def rates(reading: Reading, objective: Objective) -> str:
+    """Tokens per second of each part that was measured."""
+    seconds = {
+        part: objective.part_seconds(part, measured.samples_ns)
+        for part in objective.parts
+        if (measured := reading.measured(part))
+    }
+    return ", ".join(f"{part} {digits(objective.rate(part, s))} t/s" for part, s in seconds.items())
 
 
-def digits(number: float) -> str:
-    """Three significant digits; no measurement here has more."""
-    if not number or not math.isfinite(number):
-        return "?"
-    decimals = 2 - math.floor(math.log10(abs(float(f"{number:.2e}"))))
-    return f"{round(number, decimals):.{max(decimals, 0)}f}"
+def visited(event: events.Measured, objective: Objective, baseline: Params | None) -> str:
+    """A visit that is over: where it came from, and what came of it."""
+    reading = event.reading
+    said = [_asked(reading.visit, baseline or reading.visit.params), rates(reading, objective)]
+    if reading.failure:
+        said.append(failed(reading.failure))
+    elif len(reading.outcomes) < len(reading.visit.parts):
+        said.append("ended early, it had lost")
+    elif event.seconds is not None:
+        said.append(request(objective, event.seconds))
+    if reading.disturbed:
+        said.append(f"disturbed: {printable(reading.disturbed)}")
+    return "; ".join(filter(None, said))
 
 
-def ratios(*values: float) -> list[str]:
-    """With as many decimals as it takes to tell them from 1, within reason."""
-    decimals = next(
-        (n for n in (2, 3) if all(round(ratio, n) != 1 for ratio in values)),
-        4 if any(round(ratio, 3) == 1 != round(ratio, 4) for ratio in values) else 2,
-    )
-    return [f"{ratio:.{decimals}f}" for ratio in values]
-
-
-def clock_time(seconds: float) -> str:
-    """Elapsed time as 2:14, or 1:02:14."""
-    minutes, rest = divmod(int(max(seconds, 0)), _MINUTE)
-    hours, minutes = divmod(minutes, _MINUTE)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
-
-
-def duration(seconds: float) -> str:
-    """So long, rounded up: it is "at most" or "waited"."""
-    if seconds < _COUNTED_S:
-        return f"{math.ceil(max(seconds, 0))} s"
-    minutes = math.ceil(seconds / _MINUTE)
-    if minutes < _COUNTED_MIN:
-        return f"{minutes} min"
-    return f"{minutes // _MINUTE} h {minutes % _MINUTE} min"
+def _asked(visit: Visit, baseline: Params) -> str:
+    """Where a configuration comes from, and what it is."""
+    source, what = printable(visit.source), described(visit.params, baseline)
+    if source == what:
+        return what
+    name = source.partition("=")[0]
+    if name not in DIMENSIONS:
+        return f"{_PREFIXES.get(visit.kind, '')}{source}: {what}"
+    # What this one is about is said even where it is the default.
+    subject = f"{parameter(name)} {shown(name, value_in(visit.params, name))}"
+    return f"{visit.kind}: {what if subject in what.split(', ') else f'{what}, {subject}'}"

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -33,6 +33,7 @@ STREAMS_RECORDS_SINCE = (
 # Flags of an option, then its values; matches the help texts of tests/fixtures/llama_bench.
 _OPTION = re.compile(r"^\s*(-{1,2}[A-Za-z][\w-]*(?:,?\s+-{1,2}[A-Za-z][\w-]*)*)\s*(.*)$")
 _FLAG = re.compile(r"-{1,2}[A-Za-z][\w-]*")
+_VARIABLE = re.compile(r"\(env: (\w+)\)")
 _CHOICES = re.compile(r"[<\[{]([^>\]}]*)[>\]}]")
 # What glibc's loader, musl's and macOS's say; each names the file.
 _NO_LIBRARY = re.compile(
@@ -62,6 +63,8 @@ class Capabilities:
     version: str  # As the program prints it; "" where it does not.
     # Each flag with all on its line of the help: other names of one setting, opposites included.
     aliases: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    # Each flag that an environment variable can stand for, with that variable.
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     def has(self, flag: str) -> bool:
         """The program takes `flag`."""
@@ -106,6 +109,19 @@ def parse_aliases(text: str) -> dict[str, tuple[str, ...]]:
     return aliases
 
 
+def parse_variables(text: str) -> dict[str, str]:
+    """The flags in a help text that have an environment variable, each with it."""
+    variables: dict[str, str] = {}
+    flags: Sequence[str] = ()
+    for line in text.splitlines():
+        option, variable = _OPTION.match(line), _VARIABLE.search(line)
+        if option and not line[0].isspace():  # Indented, a flag is a word of a description.
+            flags = _FLAG.findall(option[1])
+        if variable:  # Of the option that was named last: it may stand lines below its flags.
+            variables |= {flag: variable[1] for flag in flags if flag not in variables}
+    return variables
+
+
 def _option_lines(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
     """Each line that begins with flags: these, and what follows them."""
     for line in text.splitlines():
@@ -140,7 +156,10 @@ def ask(program: Program) -> Capabilities:
     if "-m" not in options:
         raise _unusable(program, answer)
     return Capabilities(
-        options=options, version=_version(program, options), aliases=parse_aliases(text)
+        options=options,
+        version=_version(program, options),
+        aliases=parse_aliases(text),
+        variables=parse_variables(text),
     )
 
 
@@ -189,7 +208,12 @@ def ask_once(program: Program, cache: Path) -> Capabilities:
             {flag: tuple(values) for flag, values in kept[name].items()}
             for name in ("options", "aliases")
         )
-        return Capabilities(options=options, version=str(kept["version"]), aliases=aliases)
+        return Capabilities(
+            options=options,
+            version=str(kept["version"]),
+            aliases=aliases,
+            variables=dict(kept["variables"]),
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         asked = ask(program)
         _keep(file, asked)
@@ -248,6 +272,7 @@ def _keep(file: Path, capabilities: Capabilities) -> None:
             "options": dict(capabilities.options),
             "version": capabilities.version,
             "aliases": dict(capabilities.aliases),
+            "variables": dict(capabilities.variables),
         }
     )
     beside = file.with_suffix(f".{os.getpid()}")

@@ -7,11 +7,11 @@ so they are read by name, only what is used is required, and the whole record is
 import json
 import statistics
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from typing import Any
 
-from autotune.params import Params
+from autotune.params import Params, params_from_json, params_to_json
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
@@ -192,3 +192,28 @@ def as_echoed(value: object) -> int | str | None:
     if isinstance(value, int):  # A bool too: flash_attn was one before b9437.
         return int(value)
     return value if isinstance(value, str) else None
+
+
+def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
+    """A measurement or failure whole, as it came."""
+    kept = {**_shallow(outcome), "params": params_to_json(outcome.params)}
+    return {**kept, "test": asdict(outcome.test), "run": _shallow(outcome.run)}
+
+
+def outcome_from_json(kept: Mapping[str, Any]) -> Outcome:
+    """The inverse of `outcome_to_json`."""
+    run = RunFacts(**{**kept["run"], "argv": tuple(kept["run"]["argv"])})
+    common = {**kept, "params": params_from_json(kept["params"]), "test": Test(**kept["test"])}
+    common["run"] = run
+    if "samples_ns" in kept:
+        return Measurement(**{**common, "samples_ns": tuple(kept["samples_ns"])})
+    tail = tuple(kept["stderr_tail"])
+    return Failure(**{**common, "kind": FailureKind(kept["kind"]), "stderr_tail": tail})
+
+
+def _shallow(value: Any) -> dict[str, Any]:  # noqa: ANN401 - a dataclass
+    return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
+
+
+def _plain(value: object) -> object:
+    return dict(value) if isinstance(value, Mapping) else value

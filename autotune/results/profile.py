@@ -9,11 +9,10 @@ import hashlib
 import json
 import os
 import re
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NamedTuple, get_type_hints
 
 from autotune.errors import ConfigError, SurroundingsError
 from autotune.hardware import Hardware
@@ -31,9 +30,10 @@ class Profile:
     """What is handed to the user."""
 
     params: Params
-    date: str  # ISO 8601, when it was found.
+    date: str  # ISO 8601, when it was found, or verified last.
     build: str  # The version of llama.cpp that it was measured with, as that prints it.
     model: str = ""  # Its name, for people.
+    model_digest: str = ""  # What tells models of one name apart.
     machine: str = ""  # `machine_digest`: profiles of one machine are seeds for each other.
     verdict: str = ""  # better, not shown, worse; "" where it was not verified.
     ratio: float | None = None  # How many times as fast as llama.cpp's defaults, with its interval.
@@ -42,6 +42,25 @@ class Profile:
     workload: str = ""
     study: str = ""  # The folder that holds the rest.
     format_version: int = FORMAT_VERSION
+
+    @property
+    def is_slower(self) -> bool:
+        """Than llama.cpp's defaults, as `lcm verify` has shown: no search ships what is."""
+        return self.high is not None and self.high < 1
+
+
+class Kept(NamedTuple):
+    """A profile, and where it is kept."""
+
+    profile: Profile
+    path: Path
+
+
+def environ_with(results_dir: Path | None) -> Mapping[str, str]:
+    """This process's environment, with the folder of results that was named, if one was."""
+    if results_dir is None:
+        return os.environ
+    return {**os.environ, "LCM_RESULTS_DIR": str(results_dir.absolute())}
 
 
 def results_folder(environ: Mapping[str, str] | None = None) -> Path:
@@ -71,27 +90,68 @@ def profile_path(
         build: `capabilities.build_identity` of a program.
         environ: where the folder is read from; this process's environment by default.
     """
-    facts = json.dumps([_model_facts(model), _machine_facts(hardware), build])
-    digest = hashlib.sha256(facts.encode("utf-8", "surrogatepass")).hexdigest()[:24]
+    digest = _digest([_model_facts(model), _machine_facts(hardware), build])
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", model.name)[:60].strip(".-") or "model"
     return profile_folder(environ) / f"{name}-{digest}.json"
 
 
 def machine_digest(hardware: Hardware) -> str:
     """The same as long as the machine is, as far as speed goes."""
-    return hashlib.sha256(json.dumps(_machine_facts(hardware)).encode()).hexdigest()[:24]
+    return _digest(_machine_facts(hardware))
+
+
+def model_digest(model: Model) -> str:
+    """The same as long as the model is, as far as speed goes; not by its path."""
+    return _digest(_model_facts(model))
+
+
+def _digest(facts: list[object]) -> str:
+    text = json.dumps(facts).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(text).hexdigest()[:24]
 
 
 def profiles_of_machine(
     hardware: Hardware, environ: Mapping[str, str] | None = None
 ) -> list[Profile]:
     """Those of any model that were measured on this machine, newest first; not the damaged."""
+    return [kept.profile for kept in _kept_here(hardware, environ)]
+
+
+def profiles_of_model(
+    model: Model, hardware: Hardware, environ: Mapping[str, str] | None = None
+) -> list[Kept]:
+    """Those of a model under any build that were measured on this machine, newest first."""
+    digest = model_digest(model)
+    return [k for k in _kept_here(hardware, environ) if k.profile.model_digest == digest]
+
+
+def newest_profile(
+    model: Model, hardware: Hardware, build: str, environ: Mapping[str, str] | None = None
+) -> Kept:
+    """The profile of a build, else the newest that was measured here with any other.
+
+    Raises:
+        FileNotFoundError: there is none.
+        SurroundingsError: that of the build cannot be read.
+        ConfigError: likewise, it is no profile.
+    """
+    path = profile_path(model, hardware, build, environ)
+    try:
+        return Kept(load(path), path)
+    except FileNotFoundError:
+        others = profiles_of_model(model, hardware, environ)
+        if not others:
+            raise
+        return others[0]
+
+
+def _kept_here(hardware: Hardware, environ: Mapping[str, str] | None) -> list[Kept]:
     digest, found = machine_digest(hardware), []
     for path in sorted(profile_folder(environ).glob("*.json")):
         with contextlib.suppress(ConfigError, SurroundingsError, FileNotFoundError):
-            found.append(load(path))
-    here = [profile for profile in found if profile.machine == digest]
-    return sorted(here, key=lambda profile: profile.date, reverse=True)
+            found.append(Kept(load(path), path))
+    here = [kept for kept in found if kept.profile.machine == digest]
+    return sorted(here, key=lambda kept: kept.profile.date, reverse=True)
 
 
 def _model_facts(model: Model) -> list[object]:
@@ -171,17 +231,23 @@ def save(path: Path, profile: Profile) -> None:
         ) from error
 
 
-def write_whole(path: Path, text: str) -> None:
-    """Replace a file at once: a reader finds the old text or the new one, also after a crash."""
-    descriptor, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replace a file at once: a reader finds the old content or the new, also after a crash.
+
+    It has the permissions of the old one, or those of any new file of this user.
+    """
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.unlink(missing_ok=True)  # Of a process that had our number, and has died.
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(text)
+        with beside.open("xb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
-        Path(beside).replace(path)
+        if path.exists():
+            beside.chmod(path.stat().st_mode)
+        beside.replace(path)
     except BaseException:
-        Path(beside).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
     # The rename itself; not every system lets a folder be opened.
     with contextlib.suppress(OSError):

@@ -1,10 +1,14 @@
-"""A folder for each study: its Optuna database, its best profile so far, and what it is of.
+"""A folder for each study, with everything that belongs to it.
 
 <results>/studies/<model>-<workload>-<when>/
-    study.db        everything that was measured, an Optuna study in SQLite
-    study.json      of which model and workload it is, and how far it got
-    profile.json    the best so far, at any moment
-    lock            held by the process that writes
+    study.json        of which model, machine, build and workload it is, and what came of it
+    environment.json  under which circumstances it was measured
+    journal.jsonl     everything that was measured, as it came; only ever appended to
+    records.csv       the same as a table, kept up to date
+    study.db          the search's own memory, an Optuna study in SQLite
+    profile.json      the best so far, at any moment
+    report.html       what came of it, to look at
+    lock              held by the process that writes
 """
 
 import contextlib
@@ -12,21 +16,28 @@ import json
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, get_type_hints
 
 from autotune.errors import ConfigError, SurroundingsError
 from autotune.results.profile import results_folder, write_whole
+from autotune.results.typed import typed
 
 if os.name == "posix":
     import fcntl
 
-FORMAT_VERSION = 1
+# 1 (issue 4): study.json, study.db and profile.json; no journal, no environment, no verdict.
+# 2: the files above. Both are read; a study of format 1 that is resumed becomes one of format 2.
+FORMAT_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+# The study that was begun last, wherever a study is to be named.
+LATEST = "latest"
 
 State = Literal["running", "interrupted", "finished"]
+Purpose = Literal["tune", "verify"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +49,18 @@ class Folder:
     workload: str
     started: str  # ISO 8601, UTC.
     state: State = "running"
+    purpose: Purpose = "tune"
+    machine: str = ""  # In words; "" in format 1, as are the next.
+    build: str = ""  # Of llama.cpp, as that prints it.
+    verdict: str = ""  # better, not shown, worse; "" until it is known.
+    ratio: float | None = None  # How many times as fast as llama.cpp's defaults.
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def name(self) -> str:
+        """What the study is called on the command line."""
+        return self.path.name
 
     @property
     def database(self) -> Path:
@@ -45,15 +68,43 @@ class Folder:
         return self.path / "study.db"
 
     @property
+    def journal(self) -> Path:
+        """Everything that was measured."""
+        return self.path / "journal.jsonl"
+
+    @property
+    def environment(self) -> Path:
+        """Under which circumstances."""
+        return self.path / "environment.json"
+
+    @property
     def profile(self) -> Path:
         """The best so far."""
         return self.path / "profile.json"
 
-    def in_state(self, state: State) -> "Folder":
-        """The same, with how far it got, which is written down."""
-        folder = replace(self, state=state)
-        folder.write()
-        return folder
+    def concluded(
+        self,
+        state: State,
+        *,
+        verdict: str = "",
+        ratio: float | None = None,
+        low: float | None = None,
+        high: float | None = None,
+    ) -> None:
+        """Write down how far it got, and what came of it.
+
+        Raises:
+            SurroundingsError: it cannot be written.
+        """
+        replace(self, state=state, verdict=verdict, ratio=ratio, low=low, high=high).write()
+
+    def keep_environment(self, environment: Mapping[str, Any]) -> None:
+        """Write down under which circumstances is measured.
+
+        Raises:
+            SurroundingsError: it cannot be written.
+        """
+        self._write(self.environment, environment)
 
     def write(self) -> None:
         """Keep what the study is of.
@@ -63,28 +114,46 @@ class Folder:
         """
         kept = {**asdict(self), "format_version": FORMAT_VERSION}
         del kept["path"]
+        self._write(self.path / "study.json", kept)
+
+    def _write(self, file: Path, kept: Mapping[str, Any]) -> None:
         try:
-            write_whole(self.path / "study.json", json.dumps(kept, indent=2) + "\n")
+            write_whole(file, json.dumps(kept, indent=2) + "\n")
         except OSError as error:
             raise SurroundingsError(
                 f"{self.path} cannot be written: {error.strerror}", hint="make room there"
             ) from error
 
 
-def new_folder(model: str, workload: str, environ: Mapping[str, str] | None = None) -> Folder:
+def new_folder(
+    model: str,
+    workload: str,
+    environ: Mapping[str, str] | None = None,
+    *,
+    machine: str = "",
+    build: str = "",
+    purpose: Purpose = "tune",
+) -> Folder:
     """Make a folder of its own for a new study.
 
     Raises:
         SurroundingsError: it cannot be written.
     """
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", f"{model[:60]}-{workload[:30]}").strip(".-") or "study"
-    when = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-    base = results_folder(environ) / "studies"
+    now = time.gmtime()
+    words = (model[:60], workload[:30], *([] if purpose == "tune" else [purpose]))
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", "-".join(words)).strip(".-") or "study"
+    base = studies_folder(environ)
     try:
         base.mkdir(parents=True, exist_ok=True)
-        path = _made(base, f"{name}-{when}")
-        started = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        folder = Folder(path=path, model=model, workload=workload, started=started)
+        folder = Folder(
+            path=_made(base, f"{name}-{time.strftime('%Y%m%d-%H%M%S', now)}"),
+            model=model,
+            workload=workload,
+            started=time.strftime("%Y-%m-%dT%H:%M:%SZ", now),
+            purpose=purpose,
+            machine=machine,
+            build=build,
+        )
         folder.write()
     except OSError as error:
         raise SurroundingsError(
@@ -111,22 +180,103 @@ def unfinished(
     found = [
         folder
         for folder in all_folders(environ)
-        if (folder.model, folder.workload) == (model, workload)
+        if (folder.model, folder.workload, folder.purpose) == (model, workload, "tune")
         and folder.state != "finished"
         and folder.database.exists()
     ]
     return max(found, key=lambda folder: folder.started, default=None)
 
 
+def studies_folder(environ: Mapping[str, str] | None = None) -> Path:
+    """Where all studies are."""
+    return results_folder(environ) / "studies"
+
+
 def all_folders(environ: Mapping[str, str] | None = None) -> list[Folder]:
     """Every study that can be read, oldest first."""
     found = []
-    for file in (results_folder(environ) / "studies").glob("*/study.json"):
-        with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
-            kept = json.loads(file.read_text(encoding="utf-8"))
-            if kept.pop("format_version") == FORMAT_VERSION:
-                found.append(Folder(path=file.parent, **kept))
-    return sorted(found, key=lambda folder: folder.started)
+    for path in _paths(environ):
+        with contextlib.suppress(ConfigError, SurroundingsError):
+            found.append(read_folder(path))
+    return sorted(found, key=lambda folder: (folder.started, folder.name))
+
+
+def unreadable_folders(environ: Mapping[str, str] | None = None) -> list[Path]:
+    """Those that say nothing that can be read: of a later version, or damaged."""
+    readable = {folder.path for folder in all_folders(environ)}
+    return sorted(path for path in _paths(environ) if path not in readable)
+
+
+def _paths(environ: Mapping[str, str] | None) -> list[Path]:
+    return [file.parent for file in studies_folder(environ).glob("*/study.json")]
+
+
+def read_folder(path: Path) -> Folder:
+    """Read what a study is of.
+
+    Raises:
+        SurroundingsError: there is no study.json, or it cannot be read.
+        ConfigError: it is none, or one of a later version.
+    """
+    file = path / "study.json"
+    try:
+        kept = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SurroundingsError(
+            f"{path} is no study: its study.json cannot be read: {error.strerror}",
+            hint="lcm results list names those there are",
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise _bad(file, "it is not JSON") from error
+    version = kept.pop("format_version", None) if isinstance(kept, dict) else None
+    if version not in READABLE_VERSIONS:
+        raise _bad(file, f"its format is {version!r}, and this lcm reads {READABLE_VERSIONS}")
+    hints = get_type_hints(Folder)
+    try:
+        facts = {name: typed(value, hints[name]) for name, value in kept.items()}
+        return Folder(path=path, **facts)
+    except KeyError as error:
+        raise _bad(file, f"it has an unknown key {error}") from error
+    except TypeError as error:
+        raise _bad(file, str(error)) from error
+
+
+def _bad(file: Path, what: str) -> ConfigError:
+    return ConfigError(
+        f"{file} cannot be read: {what}",
+        hint="it was written by another version of lcm, or changed by hand",
+    )
+
+
+def find_study(name: str, environ: Mapping[str, str] | None = None) -> Folder:
+    """The study of a name, of the beginning of one, of a path; or the latest.
+
+    Raises:
+        ConfigError: there is none, or several begin like that.
+        SurroundingsError: the folder that was named is no study.
+    """
+    if os.sep in name or (Path(name) / "study.json").exists():
+        return read_folder(Path(name))
+    folders = all_folders(environ)
+    if name == LATEST and folders:
+        return folders[-1]
+    found = [folder for folder in folders if folder.name.startswith(name)]
+    exactly = [folder for folder in found if folder.name == name]
+    if len(exactly or found) != 1:
+        raise _no_such(name, found, studies_folder(environ))
+    return (exactly or found)[0]
+
+
+def _no_such(name: str, found: Sequence[Folder], base: Path) -> ConfigError:
+    if found:
+        names = [folder.name for folder in found]
+        return ConfigError(
+            f"{name} is the beginning of {len(found)} studies", details=names, hint="name one whole"
+        )
+    return ConfigError(
+        f"no study in {base} is named {name}",
+        hint="lcm results list names those there are; --results-dir says where to look",
+    )
 
 
 @contextmanager

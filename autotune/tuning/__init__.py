@@ -18,9 +18,9 @@ ladder        on a GPU: each ubatch with the placement that fits beside it
 frontier      what was not measured and promises most
 switches      one switch at a time
 tail          neighbours of the best, then Optuna's proposals
-stats         is one configuration faster than another?
 verify        fresh, interleaved data: the only ones that decide
 session       a search and its verification
+recheck       whether what was found once still holds: a verification without a search
 prepare       what is here, whether it runs, and what to search
 environment   under which circumstances numbers may be compared
 watch         looks at the machine around each test, and waits

@@ -118,6 +118,7 @@ class Contest:
                 params=challenger,
                 seconds=self.seconds(challenger),
                 baseline_s=self.seconds(self.baseline),
+                elapsed_s=self.lab.elapsed_s,
             )
         )
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from autotune.llama_cpp.patience import Phase
+from autotune.llama_cpp.records import Outcome
 from autotune.params import Params
+from autotune.stats import Comparison
 from autotune.tuning.objective import Part
-from autotune.tuning.stats import Comparison
 from autotune.tuning.visits import Reading, Visit
 
 
@@ -17,6 +18,15 @@ class Measuring:
     part: Part
     phase: Phase
     repetition: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recorded:
+    """A test has ended, as llama-bench or its failure reported it."""
+
+    outcome: Outcome
+    number: int | None  # Of the Optuna trial; None: it only completes a grid.
+    part: Part | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +45,7 @@ class NewIncumbent:
     params: Params
     seconds: float
     baseline_s: float
+    elapsed_s: float  # Of the study.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,4 +74,4 @@ class Stage:
     budget_s: float | None
 
 
-Event = Measuring | Measured | NewIncumbent | Waiting | Verifying | Stage
+Event = Measuring | Recorded | Measured | NewIncumbent | Waiting | Verifying | Stage

@@ -53,6 +53,10 @@ class Desk(Protocol):
         """A test goes on."""
         ...
 
+    def record(self, ticket: object, part: Part | None, outcome: Outcome) -> None:
+        """A test is over; without a ticket it is of no visit."""
+        ...
+
     def finish(self, ticket: object, visit: Visit, outcomes: dict[Part, Outcome]) -> Reading:
         """A visit is over."""
         ...
@@ -163,7 +167,8 @@ class Job:
                 self._before = None
                 self._keep(visit, part, event)
             return
-        # Of a test that only rounds off a grid.
+        if isinstance(event, Result):  # Of a test that only rounds off a grid.
+            self._desk.record(None, None, event.outcome)
 
     def _watch(self, visit: Open, part: Part, progress: Progress) -> None:
         """A warm-up of a prompt, or a repetition, says already that a test has lost."""
@@ -188,6 +193,7 @@ class Job:
     def _keep(self, visit: Open, part: Part, result: Result) -> None:
         del visit.missing[part]
         visit.outcomes[part] = result.outcome
+        self._desk.record(visit.ticket, part, result.outcome)
         dropped = bool(visit.missing) and self._is_lost(visit.visit, part, result.outcome)
         if visit.missing and not dropped:
             return

@@ -8,12 +8,14 @@ from dataclasses import replace
 
 from autotune.llama_cpp.records import FailureKind
 from autotune.params import Params
+from autotune.stats import noise_of
 from autotune.tuning.objective import Objective, Part
-from autotune.tuning.stats import robust_sd
 from autotune.tuning.visits import Reading
 
 # Of a single test on an idle machine, before two of the same have been seen.
 _NOISE_AT_FIRST = 0.02
+# However alike some repetitions were, the next may differ by so much.
+_LEAST_NOISE = 0.003
 # A difference of fewer standard errors is no difference to search by.
 _ERRORS = 1.0
 # What has failed for these would fail again; a hang or a crash may be an accident, once.
@@ -132,13 +134,5 @@ class Knowledge:
 
     def noise(self) -> float:
         """The spread of one test against another of the same, as a standard deviation of logs."""
-        deviations = [
-            math.log(seconds) - math.log(statistics.median(known))
-            for known in self._clean.values()
-            if len(known) > 1
-            for seconds in known
-        ]
-        if len(deviations) < 6:  # noqa: PLR2004 - three pairs
-            return _NOISE_AT_FIRST
-        # Deviations from the middle of two are smaller than those from the truth by sqrt(2).
-        return max(robust_sd(deviations) * math.sqrt(2), 0.003)
+        noise = noise_of([list(map(math.log, known)) for known in self._clean.values()])
+        return _NOISE_AT_FIRST if noise is None else max(noise, _LEAST_NOISE)

@@ -85,16 +85,31 @@ class Search:
         Raises:
             CouldNotMeasure: not even the defaults could be measured.
         """
+        self._while_there_is_time(self._every_stage)
+
+    def stay_with(self, known: Params) -> None:
+        """Measure the defaults, and believe in what is known from before; search nothing.
+
+        Raises:
+            CouldNotMeasure: not even the defaults could be measured.
+        """
+        self._while_there_is_time(lambda: self._stage("baseline", self._measure_baseline))
+        self._contest.incumbent = known
+
+    def _every_stage(self) -> None:
+        self._stage("baseline", self._measure_baseline)
+        self._stage("seeds", self._try_seeds)
+        if self._memory.n_gpus:
+            self._stage("ladder", self._ladder.climb)
+        self._stage("threads", self._races.run)
+        self._stage("toggles", self._switches.run)
+        if self._memory.n_gpus:
+            self._stage("frontier", self._ladder.follow_frontier)
+        self._stage("tail", self._tail.walk)
+
+    def _while_there_is_time(self, work: Callable[[], None]) -> None:
         try:
-            self._stage("baseline", self._measure_baseline)
-            self._stage("seeds", self._try_seeds)
-            if self._memory.n_gpus:
-                self._stage("ladder", self._ladder.climb)
-            self._stage("threads", self._races.run)
-            self._stage("toggles", self._switches.run)
-            if self._memory.n_gpus:
-                self._stage("frontier", self._ladder.follow_frontier)
-            self._stage("tail", self._tail.walk)
+            work()
         except TimeIsUp:
             if self._known.seconds(self._contest.baseline) is None:
                 raise CouldNotMeasure(

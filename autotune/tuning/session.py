@@ -35,6 +35,8 @@ class Plan:
     seed: int
     limits: Limits
     verify: bool = True
+    known: Params | None = None  # It is verified without a search for anything else.
+    least_rounds: int = 0  # Of the verification, however long they take.
     may_stop_tests: bool = True  # False where that would take something down with it.
 
 
@@ -103,12 +105,15 @@ class Session:
         self.lab.hurry(seconds)
 
     def run(self) -> Tuned:
-        """Search and verify.
+        """Search and verify; where something is known beforehand, only verify that.
 
         Raises:
             CouldNotMeasure: nothing was measured that an answer could rest on.
         """
-        self.search.run()
+        if self.plan.known is None:
+            self.search.run()
+        else:
+            self.search.stay_with(self.plan.known)
         return self._tuned(self._verified())
 
     def _verified(self) -> Verification:
@@ -122,12 +127,16 @@ class Session:
                 readings=(),
             )
         lab.reserved_s = 0.0
-        lab.tell(
-            events.Stage(
-                name="verification", elapsed_s=lab.elapsed_s, budget_s=plan.limits.budget_s
-            )
+        baseline, least_rounds, ends_s = (
+            self.search.baseline,
+            plan.least_rounds,
+            lab.limits.budget_s,
         )
-        return Verifier(lab, plan.space, self.search.baseline, candidates).run()
+        if ends_s is not None and least_rounds:
+            least_s = least_rounds * round_s(lab, baseline, candidates)
+            ends_s = max(ends_s, lab.elapsed_s + least_s)
+        lab.tell(events.Stage(name="verification", elapsed_s=lab.elapsed_s, budget_s=ends_s))
+        return Verifier(lab, plan.space, baseline, candidates, least_rounds=least_rounds).run()
 
     def _candidates(self) -> list[Params]:
         """The incumbent, and a rival from another group that is as good by what is known."""

@@ -14,13 +14,7 @@ from autotune.hardware import Cpu, Hardware
 from autotune.llama_cpp.capabilities import Capabilities
 from autotune.llama_cpp.dialect import FLAGS, render
 from autotune.model import Model
-from autotune.params import (
-    ALL_LAYERS,
-    DEFAULT_CACHE_TYPE,
-    DEFAULT_N_BATCH,
-    DEFAULT_N_UBATCH,
-    Params,
-)
+from autotune.params import ALL_LAYERS, DEFAULT_CACHE_TYPE, DEFAULT_N_BATCH, DEFAULTS, Params
 from autotune.tuning.objective import Objective
 from autotune.tuning.workload import Value
 
@@ -34,20 +28,6 @@ LOSSY_TYPES = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 # Below this share of the memory, weights that are read and not mapped are no danger.
 _UNMAPPED_SHARE = 0.6
 
-# What llama.cpp does where a parameter is not said. Of threads it decides by the machine.
-DEFAULTS: Mapping[str, Value] = {
-    "n_batch": DEFAULT_N_BATCH,
-    "n_ubatch": DEFAULT_N_UBATCH,
-    "flash_attn": "auto",
-    "n_gpu_layers": ALL_LAYERS,
-    "n_cpu_moe": 0,
-    "load_mode": "auto",
-    "no_op_offload": False,
-    "no_kv_offload": False,
-    "repack": True,
-    "numa": "off",
-    "cache_type": DEFAULT_CACHE_TYPE,
-}
 _MOVES_MEMORY = frozenset(
     "n_ubatch n_batch no_kv_offload cache_type n_gpu_layers n_cpu_moe flash_attn".split()
 )

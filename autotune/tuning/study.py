@@ -24,15 +24,10 @@ from optuna.distributions import (
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from autotune.errors import SurroundingsError
+from autotune.llama_cpp.records import outcome_from_json, outcome_to_json
 from autotune.params import params_from_json, params_to_json
 from autotune.tuning.space import Space
-from autotune.tuning.visits import (
-    Kind,
-    Reading,
-    Visit,
-    outcome_from_json,
-    outcome_to_json,
-)
+from autotune.tuning.visits import Kind, Reading, Visit
 from autotune.tuning.workload import Value
 
 Ticket = Trial  # What `begin` gives for `tell` and `give_up`.
@@ -80,6 +75,15 @@ class Study:
         return {**facts, "seed": study.user_attrs["seed"]}
 
     @staticmethod
+    def kept(path: Path) -> list[tuple[Reading, float | None]]:
+        """What a study in a file has measured, each with the seconds of a request, if known.
+
+        Raises:
+            SurroundingsError: the file is no study.
+        """
+        return [(_reading(trial), trial.value) for trial in _finished(_load(path))]
+
+    @staticmethod
     def resume(path: Path, space: Space) -> "Study":
         """Go on with a study; what was running when it ended is enqueued anew."""
         study = _load(path)
@@ -92,7 +96,7 @@ class Study:
 
     def readings(self) -> list[Reading]:
         """Everything that was finished, in the order in which it was."""
-        return [_reading(trial) for trial in self._finished()]
+        return [_reading(trial) for trial in _finished(self._study)]
 
     def begin(self, visit: Visit) -> Ticket:
         """Note that a visit is being measured."""
@@ -156,16 +160,16 @@ class Study:
         )
         with _quiet():
             draft = optuna.create_study(direction="minimize", sampler=sampler)
-            draft.add_trials(trial for trial in self._finished() if trial.number in numbers)
+            draft.add_trials(trial for trial in _finished(self._study) if trial.number in numbers)
             trial = draft.ask(self._distributions)
         return dict(trial.params)
 
-    def _finished(self) -> list[FrozenTrial]:
-        done = self._study.get_trials(
-            deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)
-        )
-        told = [trial for trial in done if "outcomes" in trial.user_attrs]
-        return sorted(told, key=lambda trial: (trial.user_attrs["elapsed_s"], trial.number))
+
+def _finished(study: optuna.Study) -> list[FrozenTrial]:
+    """In the order in which they were."""
+    done = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+    told = [trial for trial in done if "outcomes" in trial.user_attrs]
+    return sorted(told, key=lambda trial: (trial.user_attrs["elapsed_s"], trial.number))
 
 
 def _distribution(values: tuple[Value, ...], is_range: bool) -> BaseDistribution:  # noqa: FBT001

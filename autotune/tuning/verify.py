@@ -7,15 +7,15 @@ numbers never count here: the best of sixty equal configurations looks 6 % faste
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from autotune.params import Params
+from autotune.stats import PRIOR_SD, Comparison, compare
 from autotune.tuning import events
 from autotune.tuning.lab import INTERRUPTED, Lab, TimeIsUp
 from autotune.tuning.objective import Part
 from autotune.tuning.space import Space
-from autotune.tuning.stats import PRIOR_SD, Comparison, compare
 from autotune.tuning.visits import Kind, Reading, Visit
 
 Verdict = Literal["better", "not shown", "worse"]
@@ -61,7 +61,13 @@ class Verifier:
     """Compares candidates with the baseline in rounds."""
 
     def __init__(
-        self, lab: Lab, space: Space, baseline: Params, candidates: Sequence[Params]
+        self,
+        lab: Lab,
+        space: Space,
+        baseline: Params,
+        candidates: Sequence[Params],
+        *,
+        least_rounds: int = 0,
     ) -> None:
         self._lab = lab
         self._space = space
@@ -72,15 +78,18 @@ class Verifier:
         self._log_ratios: dict[Params, list[float]] = {p: [] for p in candidates}
         self._readings: list[Reading] = []
         self._disturbed = 0
+        self._least_rounds = least_rounds  # However long they take.
 
     def run(self) -> Verification:
         """Go on until something is shown, nothing is to be hoped for, or the time is up."""
         rounds = 0
+        self._lab.patient = rounds < self._least_rounds
         try:
             self._measure_whole()
             while self._candidates and rounds < MOST_ROUNDS:
                 self._round(rounds)
                 rounds += 1
+                self._lab.patient = rounds < self._least_rounds
                 early = self._best(EARLY_CONFIDENCE)
                 seen = early[1] if early else None
                 self._lab.tell(events.Verifying(rounds=rounds, comparison=seen))
@@ -176,7 +185,12 @@ class Verifier:
         tied = [p for p in compared if p == best or self._is_tied(p, best)]
         shown = [p for p in tied if compared[p].shown_better]
         chosen = min(shown, key=self._cost) if shown else best
-        return chosen, compared[chosen]
+        return chosen, self._looked_at_often(compared[chosen])
+
+    def _looked_at_often(self, seen: Comparison) -> Comparison:
+        """Each look at each candidate was an occasion for chance; together at most their sum."""
+        occasions = max(seen.pairs, 1) * max(len(self._candidates), 1)
+        return replace(seen, chance=min(occasions * seen.chance, 1.0))
 
     def _prior_sd(self) -> float:
         """Of the difference of two single tests, by the noise of the search."""

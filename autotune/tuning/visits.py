@@ -1,19 +1,11 @@
 """One step of the search: what is measured and why, and what came of it."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
 
-from autotune.llama_cpp.records import (
-    Failure,
-    FailureKind,
-    Measurement,
-    Outcome,
-    RunFacts,
-    Test,
-)
-from autotune.params import Params, params_from_json, params_to_json
+from autotune.llama_cpp.records import Failure, Measurement, Outcome
+from autotune.params import Params
 from autotune.tuning.objective import Part
 
 
@@ -65,28 +57,3 @@ class Reading:
         """What was measured of a part, if it was."""
         outcome = self.outcomes.get(part)
         return outcome if isinstance(outcome, Measurement) else None
-
-
-def outcome_to_json(outcome: Outcome) -> dict[str, Any]:
-    """A measurement or failure whole, as it came."""
-    kept = {**_shallow(outcome), "params": params_to_json(outcome.params)}
-    return {**kept, "test": asdict(outcome.test), "run": _shallow(outcome.run)}
-
-
-def outcome_from_json(kept: Mapping[str, Any]) -> Outcome:
-    """The inverse of `outcome_to_json`."""
-    run = RunFacts(**{**kept["run"], "argv": tuple(kept["run"]["argv"])})
-    common = {**kept, "params": params_from_json(kept["params"]), "test": Test(**kept["test"])}
-    common["run"] = run
-    if "samples_ns" in kept:
-        return Measurement(**{**common, "samples_ns": tuple(kept["samples_ns"])})
-    tail = tuple(kept["stderr_tail"])
-    return Failure(**{**common, "kind": FailureKind(kept["kind"]), "stderr_tail": tail})
-
-
-def _shallow(value: Any) -> dict[str, Any]:  # noqa: ANN401 - a dataclass
-    return {field.name: _plain(getattr(value, field.name)) for field in fields(value)}
-
-
-def _plain(value: object) -> object:
-    return dict(value) if isinstance(value, Mapping) else value

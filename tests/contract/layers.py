@@ -16,7 +16,7 @@ Sources: TypeAlias = Mapping[str, str]
 PACKAGE = "autotune"
 
 _BASE = frozenset({"params", "errors"})
-_KNOWLEDGE = _BASE | {"recommend", "llama_cpp", "hardware", "model"}
+_KNOWLEDGE = _BASE | {"recommend", "llama_cpp", "hardware", "model", "stats", "words"}
 # Which rooms a room may know besides itself.
 ARROWS = {
     "__main__": frozenset({"cli"}),
@@ -28,17 +28,23 @@ ARROWS = {
     "hardware": _BASE,
     "model": _BASE,
     "params": frozenset({"errors"}),
+    "stats": frozenset(),
+    "words": _BASE,
     "errors": frozenset(),
 }
 
 # Where each package from outside may be imported: a file, or a folder with all that it holds.
 HOMES = {
+    "jinja2": "autotune/results/report/page.py",
+    "markupsafe": "autotune/results/report/page.py",
+    "matplotlib": "autotune/results/report/charts.py",
     "optuna": "autotune/tuning/study.py",
     "pandas": "autotune/results/export.py",
     "psutil": "autotune/hardware/",
     "pynvml": "autotune/hardware/",
     "rich": "autotune/cli/live.py",
     "typer": "autotune/cli/",
+    "yaml": "autotune/results/apply/yaml_text.py",
 }
 
 _CONSOLE = "autotune/cli/console.py"

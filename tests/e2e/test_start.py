@@ -16,6 +16,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -29,7 +30,14 @@ from autotune.llama_cpp.capabilities import build_identity
 from autotune.llama_cpp.locate import Program
 from autotune.model import analyze_model
 from autotune.params import Params
-from autotune.results.profile import Profile, profile_path, save
+from autotune.results.profile import (
+    Profile,
+    load,
+    machine_digest,
+    model_digest,
+    profile_path,
+    save,
+)
 
 Json = dict[str, Any]
 
@@ -264,8 +272,18 @@ def test_without_a_profile_it_is_the_quick_recommendation(tiny: Path) -> None:
 def keep_profile(programs: Path, model: Path, params: Params) -> Path:
     """Keep a profile for this model, this machine and the build in `programs`."""
     program = Program(name="", command=(str(programs / "llama-server"),), found_by="")
-    path = profile_path(analyze_model(model), detect_hardware(), build_identity(program))
-    save(path, Profile(params=params, date="2026-11-20", build="0.5.0 (build 7)"))
+    analyzed, hardware = analyze_model(model), detect_hardware()
+    path = profile_path(analyzed, hardware, build_identity(program))
+    save(
+        path,
+        Profile(
+            params=params,
+            date="2026-11-20",
+            build="0.5.0 (build 7)",
+            model_digest=model_digest(analyzed),
+            machine=machine_digest(hardware),
+        ),
+    )
     return path
 
 
@@ -282,13 +300,68 @@ def test_a_profile_is_used_and_named(mode: str, programs: Path, tiny: Path) -> N
     assert str(path) in done.stderr
 
 
-def test_a_profile_of_another_build_is_not_used(programs: Path, tiny: Path) -> None:
+def test_a_profile_of_another_build_is_used_and_that_is_said_once(
+    programs: Path, tiny: Path
+) -> None:
+    path = keep_profile(programs, tiny, Params(n_threads=11))
+    write_program(programs / "llama-server", help_text=SERVER_HELP, work=f"{RECORDS} # new")
+
+    first, second = (run_lcm("run", "--model", tiny, "--dry-run") for _ in range(2))
+
+    warning = (
+        "lcm: warning: the profile of 2026-11-20 was measured with 0.5.0 (build 7), and 0.5.0-stub "
+        f"(build 7, commit 1234567) is installed: `lcm verify {tiny}` says whether it still holds"
+    )
+    note = f"with the profile of 2026-11-20, measured with 0.5.0 (build 7): {path}"
+    assert shlex.split(first.stdout)[3:] == shlex.split(second.stdout)[3:] == ["--threads", "11"]
+    assert warning in first.stderr.splitlines()
+    assert "warning" not in second.stderr
+    assert note in first.stderr
+    assert note in second.stderr
+
+
+def test_what_cannot_be_remembered_is_said_again(
+    programs: Path, tiny: Path, tmp_path: Path
+) -> None:
     keep_profile(programs, tiny, Params(n_threads=11))
+    write_program(programs / "llama-server", help_text=SERVER_HELP, work=f"{RECORDS} # new")
+    (tmp_path / "cache").write_text("this is no folder")
+
+    for _ in range(2):
+        assert "is installed: `lcm verify" in run_lcm("run", "--model", tiny, "--dry-run").stderr
+
+
+@pytest.mark.parametrize("what", ["model", "machine"])
+def test_a_profile_of_another_model_or_machine_is_not_used(
+    what: str, programs: Path, tiny: Path
+) -> None:
+    path = keep_profile(programs, tiny, Params(n_threads=11))
+    kept = load(path)
+    others = {
+        "model": replace(kept, model_digest="another"),
+        "machine": replace(kept, machine="another"),
+    }
+    save(path, others[what])
     write_program(programs / "llama-server", help_text=SERVER_HELP, work=f"{RECORDS} # new")
 
     done = run_lcm("run", "--model", tiny, "--dry-run")
 
     assert "the quick recommendation" in done.stderr
+
+
+def test_a_profile_that_was_shown_to_be_slower_gives_way_to_the_defaults(
+    programs: Path, tiny: Path
+) -> None:
+    path = keep_profile(programs, tiny, Params(n_threads=11, n_ctx=333, cache_ram=5))
+    save(path, replace(load(path), verdict="worse", ratio=0.8, low=0.7, high=0.9))
+
+    done = run_lcm("run", "--model", tiny, "--mode", "server", "--dry-run")
+
+    assert shlex.split(done.stdout)[3:] == ["--ctx-size", "333", "--cache-ram", "5"]
+    assert (
+        "llama-server with llama.cpp's defaults: lcm verify has shown the profile to be slower, on "
+        "2026-11-20"
+    ) in done.stderr
 
 
 def test_a_damaged_profile_is_named_and_passed_over(programs: Path, tiny: Path) -> None:

@@ -35,19 +35,14 @@ from optuna.trial import TrialState
 
 from autotune.llama_cpp.grids import Trial
 from autotune.llama_cpp.patience import Phase
-from autotune.llama_cpp.records import Measurement
+from autotune.llama_cpp.records import Measurement, outcome_to_json
 from autotune.llama_cpp.records import Test as BenchTest
 from autotune.params import Params, params_to_json
 from autotune.tuning import events
 from autotune.tuning.lab import INTERRUPTED, Limits
 from autotune.tuning.session import Plan, Session, Tuned
 from autotune.tuning.study import NAME, Study
-from autotune.tuning.visits import (
-    DECIDING,
-    Kind,
-    Reading,
-    outcome_to_json,
-)
+from autotune.tuning.visits import DECIDING, Kind, Reading
 from autotune.tuning.workload import Workload
 
 Make = Callable[..., SimulatedMachine]

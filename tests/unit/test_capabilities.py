@@ -10,7 +10,14 @@ from recorded_builds import BUILDS, FOLDER, capabilities_of
 
 from autotune.errors import LlamaCppUnusable
 from autotune.llama_cpp import capabilities
-from autotune.llama_cpp.capabilities import Device, ask, ask_once, parse_devices, parse_help
+from autotune.llama_cpp.capabilities import (
+    Device,
+    ask,
+    ask_once,
+    parse_devices,
+    parse_help,
+    parse_variables,
+)
 from autotune.llama_cpp.locate import Program
 
 HELP = "usage: it\n\noptions:\n  -h, --help\n  -m, --model <file>    (default: x)\n"
@@ -89,6 +96,41 @@ def test_values_that_are_no_choice_are_not_taken_for_one() -> None:
     assert parse_help("  -pg <pp,tg>      (default: )")["-pg"] == ()
 
 
+def test_a_flag_has_the_variable_that_stands_below_it() -> None:
+    variables = parse_variables(
+        "-t,    --threads N                      number of threads (env: LLAMA_ARG_THREADS)\n"
+        "-tb,   --threads-batch N                as --threads\n"
+        "-kvo,  --kv-offload, -nkvo, --no-kv-offload\n"
+        "                                        whether to, see\n"
+        "                                        --no-op-offload\n"
+        "                                        (env: LLAMA_ARG_KV_OFFLOAD)\n"
+    )
+    assert variables == {
+        **dict.fromkeys(["-t", "--threads"], "LLAMA_ARG_THREADS"),
+        **dict.fromkeys(
+            ["-kvo", "--kv-offload", "-nkvo", "--no-kv-offload"], "LLAMA_ARG_KV_OFFLOAD"
+        ),
+    }
+
+
+@pytest.mark.parametrize(
+    ("build", "flag", "variable"),
+    [
+        ("0.3.36-2026-10", "--batch-size", "LLAMA_ARG_BATCH"),
+        ("0.3.36-2026-10", "--no-kv-offload", "LLAMA_ARG_KV_OFFLOAD"),
+        ("0.3.36-2026-10", "--hf-repo", "LLAMA_ARG_HF_REPO"),
+        ("0.3.9-2025-05", "--no-kv-offload", "LLAMA_ARG_NO_KV_OFFLOAD"),
+        ("0.3.9-2025-05", "--mlock", "LLAMA_ARG_MLOCK"),
+        ("0.2.56-2024-03", "--threads", None),
+    ],
+)
+def test_the_variables_of_a_server_are_those_of_its_build(
+    build: str, flag: str, variable: str | None
+) -> None:
+    text = (FOLDER / build / "server_help.txt").read_text(encoding="utf-8")
+    assert parse_variables(text).get(flag) == variable
+
+
 def device(name: str, description: str, total_mib: int, free_mib: int) -> Device:
     return Device(name=name, description=description, total_mib=total_mib, free_mib=free_mib)
 
@@ -164,6 +206,20 @@ def test_what_is_remembered_badly_is_asked_again(tmp_path: Path) -> None:
     (kept,) = (tmp_path / "cache").iterdir()
     kept.write_text('{"options": 7}')
 
+    assert ask_once(program, tmp_path / "cache") == first
+
+
+def test_what_was_remembered_before_variables_were_is_asked_again(tmp_path: Path) -> None:
+    said = "-m, --model FNAME   (env: LLAMA_ARG_MODEL)"
+    program = stub(tmp_path / "llama-server", f"cat <<'END'\n{said}\nEND")
+    first = ask_once(program, tmp_path / "cache")
+    (kept,) = (tmp_path / "cache").iterdir()
+    old = json.loads(kept.read_text())
+    del old["variables"]
+    kept.write_text(json.dumps(old))
+
+    assert ask_once(program, tmp_path / "cache") == first
+    assert first.variables["--model"] == "LLAMA_ARG_MODEL"
     assert ask_once(program, tmp_path / "cache") == first
 
 

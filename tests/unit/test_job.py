@@ -29,6 +29,7 @@ class DeskOfTests:
         self.begun: list[Visit] = []
         self.given_up: list[object] = []
         self.shown: list[tuple[Part, Phase, int]] = []
+        self.recorded: list[tuple[object, Part | None, Outcome]] = []
 
     def begin(self, visit: Visit) -> object:
         self.begun.append(visit)
@@ -37,6 +38,9 @@ class DeskOfTests:
     def show(self, visit: Visit, part: Part, progress: Progress) -> None:
         assert OBJECTIVE.trial(visit.params, part) == progress.trial
         self.shown.append((part, progress.phase, progress.repetition))
+
+    def record(self, ticket: object, part: Part | None, outcome: Outcome) -> None:
+        self.recorded.append((ticket, part, outcome))
 
     def finish(self, ticket: object, visit: Visit, outcomes: dict[Part, Outcome]) -> Reading:
         assert isinstance(ticket, int)

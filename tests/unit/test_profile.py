@@ -13,7 +13,17 @@ from hypothesis import strategies as st
 
 from autotune.errors import ConfigError, SurroundingsError
 from autotune.params import Params
-from autotune.results.profile import Profile, load, profile_folder, profile_path, save
+from autotune.results.profile import (
+    Kept,
+    Profile,
+    load,
+    machine_digest,
+    model_digest,
+    newest_profile,
+    profile_folder,
+    profile_path,
+    save,
+)
 
 ENVIRON = {"HOME": "/home/me"}
 
@@ -98,6 +108,58 @@ def test_a_folder_that_is_a_file_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(SurroundingsError, match="file"):
         save(tmp_path / "file" / "profile.json", PROFILE)
+
+
+# --- of which model, machine and build ------------------------------------------------------------
+
+
+def keep(folder: Path, model: str, build: str, date: str) -> Path:
+    """Keep a profile of a model of the zoo, on the recorded machine with an AMD card."""
+    analyzed, hardware = zoo_model(model), recorded("amd-gpu")
+    path = profile_path(analyzed, hardware, build, {"LCM_RESULTS_DIR": str(folder)})
+    ours = replace(PROFILE, model_digest=model_digest(analyzed), machine=machine_digest(hardware))
+    save(path, replace(ours, build=build, date=date))
+    return path
+
+
+def newest(folder: Path, model: str, build: str, machine: str = "amd-gpu") -> Kept:
+    environ = {"LCM_RESULTS_DIR": str(folder)}
+    return newest_profile(zoo_model(model), recorded(machine), build, environ)
+
+
+def test_the_profile_of_the_build_comes_before_newer_ones(tmp_path: Path) -> None:
+    path = keep(tmp_path, "qwen3moe-30b-a3b", "b1", "2026-01-01")
+    keep(tmp_path, "qwen3moe-30b-a3b", "b2", "2026-12-31")
+
+    assert newest(tmp_path, "qwen3moe-30b-a3b", "b1") == (load(path), path)
+
+
+def test_else_it_is_the_newest_of_the_model_on_the_machine(tmp_path: Path) -> None:
+    keep(tmp_path, "qwen3moe-30b-a3b", "b1", "2026-01-01")
+    path = keep(tmp_path, "qwen3moe-30b-a3b", "b2", "2026-06-01")
+    keep(tmp_path, "llama3-8b", "b2", "2026-12-31")
+
+    assert newest(tmp_path, "qwen3moe-30b-a3b", "b3").path == path
+
+
+def test_of_another_model_or_machine_there_is_none(tmp_path: Path) -> None:
+    keep(tmp_path, "qwen3moe-30b-a3b", "b1", "2026-01-01")
+
+    for model, machine in (("llama3-8b", "amd-gpu"), ("qwen3moe-30b-a3b", "two-socket-numa")):
+        with pytest.raises(FileNotFoundError):
+            newest(tmp_path, model, "b1", machine)
+
+
+def test_models_of_one_name_are_told_apart() -> None:
+    model = zoo_model("qwen3moe-30b-a3b")
+
+    assert model_digest(replace(model, quantization="Q8_0")) != model_digest(model)
+    assert model_digest(replace(model, path=Path("/moved.gguf"))) == model_digest(model)
+
+
+@pytest.mark.parametrize(("high", "is_slower"), [(None, False), (0.99, True), (1.0, False)])
+def test_only_what_was_shown_to_be_slower_is(high: float | None, is_slower: bool) -> None:  # noqa: FBT001
+    assert replace(PROFILE, high=high).is_slower is is_slower
 
 
 # --- what is refused -----------------------------------------------------------------------------

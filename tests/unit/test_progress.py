@@ -1,6 +1,8 @@
 """What is said while tuning, and of what came of it."""
 
+import datetime as dt
 import io
+import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -13,22 +15,22 @@ from fakes.simulator import SimulatedMachine, VirtualClock, cpu16, flat, moe
 from fakes.tuned import CHAT, LONG_PROMPT, Simulated, plan_for, session_on
 from rich.console import Console, RenderableType
 
-from autotune.cli import live
+from autotune.cli import console, live
 from autotune.cli.progress import Progress
 from autotune.cli.summary import summary
-from autotune.cli.words import described
 from autotune.llama_cpp.patience import Phase
 from autotune.llama_cpp.records import Failure, FailureKind, Measurement, RunFacts
 from autotune.llama_cpp.records import Test as BenchTest
 from autotune.params import ALL_LAYERS, Params
+from autotune.stats import Comparison
 from autotune.tuning import events
 from autotune.tuning.lab import Limits
 from autotune.tuning.objective import Objective, Part
 from autotune.tuning.session import Tuned
-from autotune.tuning.stats import Comparison
 from autotune.tuning.verify import Verification
 from autotune.tuning.visits import Kind, Reading, Visit
 from autotune.tuning.workload import Workload
+from autotune.words import described
 
 BOTH: tuple[Part, ...] = ("pp", "tg")
 OBJECTIVE = Objective(
@@ -101,8 +103,10 @@ def measuring(params: Params = FASTER, phase: Phase = Phase.RUN) -> events.Measu
     return events.Measuring(visit=visit, part="tg", phase=phase, repetition=2)
 
 
-def stage(name: str = "threads", elapsed_s: float = 50) -> events.Stage:
-    return events.Stage(name=name, elapsed_s=elapsed_s, budget_s=600)
+def stage(
+    name: str = "threads", elapsed_s: float = 50, budget_s: float | None = 600
+) -> events.Stage:
+    return events.Stage(name=name, elapsed_s=elapsed_s, budget_s=budget_s)
 
 
 def waiting(for_s: float = 0, why: str = "other programs used 1.3 CPUs") -> events.Waiting:
@@ -110,7 +114,7 @@ def waiting(for_s: float = 0, why: str = "other programs used 1.3 CPUs") -> even
 
 
 def compared(ratio: float, low: float, high: float, pairs: int = 4) -> Comparison:
-    return Comparison(ratio=ratio, low=low, high=high, pairs=pairs, confidence=0.95)
+    return Comparison(ratio=ratio, low=low, high=high, pairs=pairs, confidence=0.95, chance=0.05)
 
 
 BASELINE = measured(
@@ -123,7 +127,7 @@ BASELINE = measured(
     ),
     24.0,
 )
-NEW_BEST = events.NewIncumbent(params=FASTER, seconds=19.2, baseline_s=24.0)
+NEW_BEST = events.NewIncumbent(params=FASTER, seconds=19.2, baseline_s=24.0, elapsed_s=60.0)
 
 
 @dataclass
@@ -134,12 +138,27 @@ class Session:
     clock: VirtualClock = field(default_factory=VirtualClock)
 
 
+def progress_by(
+    clock: VirtualClock, objective: Objective = OBJECTIVE, limits: Limits | None = None
+) -> Progress:
+    """Give the state of a session that begins at half past seven."""
+
+    def now() -> dt.datetime:
+        return dt.datetime(2026, 10, 1, 7, 30, tzinfo=dt.UTC) + dt.timedelta(seconds=clock.now())
+
+    return Progress(objective, limits or Limits(budget_s=600), clock=clock.now, now=now)
+
+
 def begun(
-    objective: Objective = OBJECTIVE, budget_s: float | None = 600, *then: events.Event
+    objective: Objective = OBJECTIVE,
+    budget_s: float | None = 600,
+    *then: events.Event,
+    trials: int | None = None,
 ) -> Session:
     clock = VirtualClock()
-    session = Session(Progress(objective, budget_s=budget_s, clock=clock.now), clock)
-    for event in (stage("baseline", 0), BASELINE, *then):
+    limits = Limits(budget_s=budget_s, trials=trials)
+    session = Session(progress_by(clock, objective, limits), clock)
+    for event in (stage("baseline", 0, budget_s), BASELINE, *then):
         session.progress.take(event)
     return session
 
@@ -150,8 +169,8 @@ def begun(
 @pytest.mark.parametrize(
     ("event", "line"),
     [
-        (stage("threads", 50), "0:50  racing threads and batches"),
-        (stage("no such stage", 3725), "1:02:05  no such stage"),
+        (stage("threads", 50), "0:50  racing threads and batches; at most 10 min left, by 07:40"),
+        (stage("no such stage", 3725), "1:02:05  no such stage; ending"),
         (measuring(), None),
         (
             measured(reading(rates={"pp": 1234, "tg": 16}), 16.4151),
@@ -204,15 +223,18 @@ def begun(
         ),
         (
             events.Verifying(rounds=1, comparison=None),
-            "0:20  verification, round 1: nothing to compare yet",
+            "0:20  verification, round 1 of 16: nothing to compare yet",
         ),
         (
             events.Verifying(rounds=3, comparison=compared(1.19, 1.132, 1.25)),
-            "0:20  verification, round 3: 1.19x (95 % interval 1.13 to 1.25, 4 pairs)",
+            "0:20  verification, round 3 of 16: 1.19x (95 % interval 1.13 to 1.25, 4 pairs)",
         ),
         (
             events.Verifying(rounds=1, comparison=compared(1.019, 1.0004, 1.038, pairs=1)),
-            "0:20  verification, round 1: 1.0190x (95 % interval 1.0004 to 1.0380, 1 pair)",
+            (
+                "0:20  verification, round 1 of 16: 1.0190x "
+                "(95 % interval 1.0004 to 1.0380, 1 pair)"
+            ),
         ),
     ],
 )  # fmt: skip
@@ -221,9 +243,7 @@ def test_a_line_says_what_has_happened(event: events.Event, line: str | None) ->
 
 
 def test_the_defaults_are_told_without_repeating_themselves() -> None:
-    clock = VirtualClock()
-
-    line = Progress(OBJECTIVE, budget_s=None, clock=clock.now).take(BASELINE)
+    line = progress_by(VirtualClock()).take(BASELINE)
 
     assert line == "0:20  llama.cpp's defaults; pp 128 t/s, tg 12.8 t/s; request 24.0 s"
 
@@ -250,12 +270,13 @@ def test_a_wait_that_a_stage_ends_is_told_with_it() -> None:
 
     line = session.progress.take(stage("verification", 22))
 
-    assert line == "0:22  waited 2 s; verifying the best against the defaults"
+    assert line == (
+        "0:22  waited 2 s; verifying the best against the defaults; at most 10 min left, by 07:40"
+    )
 
 
 def test_what_a_resumed_study_knows_is_told_in_one_line() -> None:
-    clock = VirtualClock()
-    progress = Progress(OBJECTIVE, budget_s=600, clock=clock.now)
+    progress = progress_by(VirtualClock())
     of_before: list[events.Event] = [
         stage("baseline", 0),
         replace(BASELINE, replayed=True),
@@ -268,10 +289,10 @@ def test_what_a_resumed_study_knows_is_told_in_one_line() -> None:
     lines = [progress.take(event) for event in (*of_before, measuring(), measuring())]
 
     assert [line for line in lines if line] == [
-        "0:00  measuring llama.cpp's defaults",
+        "0:00  measuring llama.cpp's defaults; at most 10 min left, by 07:40",
         (
             "1:00  resumed, 2 trials known: racing threads and batches; "
-            "best so far: request 19.2 s, 1.25x as fast"
+            "best so far: request 19.2 s, 1.25x as fast; at most 9 min left, by 07:39"
         ),
     ]
 
@@ -329,15 +350,15 @@ def test_all_layers_are_called_so() -> None:
     ("budget_s", "passed_s", "eta"),
     [
         (None, 1e6, "until stopped (Ctrl-C)"),
-        (600, 0, "at most 10 min left"),
-        (600, 239, "at most 6 min left"),
-        (600, 241, "at most 6 min left"),
+        (600, 0, "at most 10 min left, by 07:40"),
+        (600, 241, "at most 6 min left, by 07:40"),
         (600, 520, "at most 60 s left"),
         (600, 580, "ending"),
-        (28_800, 0, "at most 8 h 0 min left"),
+        (28_800, 0, "at most 8 h 0 min left, by 15:30"),
+        (86_400, 0, "at most 24 h 0 min left, by Fri 07:30"),
     ],
 )
-def test_the_time_left_is_a_limit_and_no_promise(
+def test_the_time_left_of_a_budget_is_a_limit_and_no_promise(
     budget_s: float | None, passed_s: float, eta: str
 ) -> None:
     session = begun(OBJECTIVE, budget_s)
@@ -357,23 +378,41 @@ def test_the_time_left_when_hurried_is_what_was_given(budget_s: float | None) ->
     assert session.progress.eta == "stopping, at most 20 s left"
 
 
+def test_a_resumed_study_ends_when_the_search_says() -> None:
+    session = begun(OBJECTIVE, 600, stage("threads", 3000, budget_s=3600))
+
+    assert session.progress.eta == "at most 10 min left, by 07:40"
+
+
+def test_a_number_of_trials_is_told_by_what_they_have_cost() -> None:
+    race = reading(kind=Kind.RACE, source="n_threads", parts=("tg",), rates={"tg": 16})
+    races = [measured(replace(race, elapsed_s=60 + s)) for s in (2, 4, 6)]
+    seed = measured(reading(kind=Kind.SEED, elapsed_s=60), 20)
+
+    session = begun(OBJECTIVE, None, seed, *races, trials=15)
+
+    # A race costs 2 s, the seed 40: ten trials more, and up to 16 rounds of two.
+    assert session.progress.eta == "about 20 s to 28 min left, by 07:58"
+
+
 def test_the_state_is_shown_in_a_few_rows() -> None:
     crash = measured(reading(failed=failure(FailureKind.CRASH, "SIGABRT")))
     oom = measured(reading(failed=failure(FailureKind.OOM, "cudaMalloc")))
+    # Two rounds in 20 s; of 16 at most, the others take as long each.
+    begins, last = stage("verification", 90), measured(reading(kind=Kind.VERIFY, elapsed_s=110))
     rounds = events.Verifying(rounds=2, comparison=compared(1.19, 1.13, 1.25))
 
-    session = begun(
-        OBJECTIVE, 600, NEW_BEST, oom, crash, oom, stage("verification", 90), measuring(), rounds
-    )
+    session = begun(OBJECTIVE, 600, NEW_BEST, oom, crash, oom, begins, last, measuring(), rounds)
 
     assert session.progress.rows() == [
         ("stage", "verifying the best against the defaults"),
-        ("time", "1:30, 4 trials, at most 9 min left"),
+        ("progress", " 44 % of the longest time"),
+        ("time", "1:50, 5 trials, about 3 min left at most, by 07:33"),
         ("now", "tg16, repetition 2: threads 8, ubatch 1024, fa off"),
         ("defaults", "request 24.0 s; pp 128 t/s, tg 12.8 t/s"),
         ("best", "request 19.2 s, 1.25x as fast, by what the search saw"),
         ("", "threads 8, ubatch 1024, fa off"),
-        ("verifying", "round 2: 1.19x (95 % interval 1.13 to 1.25, 4 pairs)"),
+        ("verifying", "round 2 of 16: 1.19x (95 % interval 1.13 to 1.25, 4 pairs)"),
         ("failures", "2 x out of memory, 1 x crash"),
     ]
 
@@ -607,7 +646,7 @@ def watched(name: str) -> Watched:
     make, workload = _MACHINES[name]
     machine = make()
     plan = plan_for(machine, workload, Limits(budget_s=600))
-    progress = Progress(plan.objective, budget_s=600, clock=machine.clock.now)
+    progress = progress_by(machine.clock, plan.objective, plan.limits)
     lines: list[str] = []
     drawn: list[str] = []
 
@@ -624,7 +663,7 @@ def watched(name: str) -> Watched:
 def test_the_view_fits_a_terminal_at_every_moment(name: str) -> None:
     screens = [screen.splitlines() for screen in watched(name).drawn]
 
-    assert max(len(screen) for screen in screens) <= 9
+    assert max(len(screen) for screen in screens) <= 10
     assert max(len(line) for screen in screens for line in screen) <= 80
 
 
@@ -669,11 +708,122 @@ def test_without_a_terminal_each_line_is_a_note(capsys: pytest.CaptureFixture[st
     assert capsys.readouterr() == (
         "",
         (
-            "lcm: 0:50  racing threads and batches\n"
+            "lcm: 0:50  racing threads and batches; at most 10 min left, by 07:40\n"
             "lcm: 1:00  proposal: threads 8, ubatch 1024, fa off; pp 160 t/s, tg 16.0 t/s; "
             "request 19.2 s\n"
         ),
     )
+
+
+# --- for programs --------------------------------------------------------------------------------
+
+
+def _json_lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    def never(word: str) -> None:
+        pytest.fail(f"{word} is no JSON")
+
+    lines = capsys.readouterr().err.splitlines()
+    return [json.loads(line, parse_constant=never) for line in lines]
+
+
+def _told_programs(capsys: pytest.CaptureFixture[str], *told: events.Event) -> list[dict[str, Any]]:
+    with (
+        console.speaking(console.Voice.PROGRAMS),
+        live.watch(begun().progress, stderr_is_terminal=True) as tell,
+    ):
+        for event in told:
+            tell(event)
+    return _json_lines(capsys)
+
+
+def test_programs_are_told_each_event_with_the_state(capsys: pytest.CaptureFixture[str]) -> None:
+    trial = measured(reading(rates={"pp": 160, "tg": 16}), 19.2)
+
+    lines = _told_programs(capsys, stage(), trial, NEW_BEST, waiting(3))
+
+    assert [line["event"] for line in lines] == ["stage", "trial", "incumbent", "waiting"]
+    assert lines[0] == {
+        "event": "stage",
+        "elapsed_s": 50.0,
+        "eta_s": 550.0,
+        "eta_is_limit": True,
+        "fraction": 50 / 600,
+        "stage": "threads",
+        "trials": 1,
+        "ratio": None,
+        "low": None,
+        "high": None,
+    }
+    assert lines[1]["pp_tokens_per_s"] == pytest.approx(160)
+    assert lines[1]["request_s"] == 19.2
+    assert lines[1]["failure"] is None
+    assert lines[2]["params"]["n_threads"] == 8
+    assert lines[3]["ratio"] == 1.25
+
+
+def test_programs_are_told_the_interval_once_there_is_one(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    seen = events.Verifying(rounds=3, comparison=compared(1.19, 1.13, 1.25))
+    nothing = events.Verifying(rounds=1, comparison=None)
+
+    first, last = _told_programs(capsys, nothing, seen)
+
+    assert [first[key] for key in ("round", "pairs", "ratio", "low")] == [1, 0, None, None]
+    assert [last[key] for key in ("round", "pairs", "ratio", "low")] == [3, 4, 1.19, 1.13]
+
+
+def test_programs_are_told_what_a_trial_failed_at(capsys: pytest.CaptureFixture[str]) -> None:
+    nasty = failure(FailureKind.CRASH, '\x1b[2Jgone\n"x"\udc80')
+
+    (line,) = _told_programs(capsys, measured(reading(failed=nasty)))
+
+    assert line["failure"] == {"kind": "crash", "message": '\x1b[2Jgone\n"x"\udc80'}
+
+
+def test_what_is_no_number_is_null(capsys: pytest.CaptureFixture[str]) -> None:
+    unknown = replace(NEW_BEST, seconds=float("inf"), baseline_s=float("nan"))
+
+    (line,) = _told_programs(capsys, unknown)
+
+    assert [line[key] for key in ("request_s", "baseline_request_s", "ratio")] == [None] * 3
+
+
+def test_what_is_said_to_programs_is_json_too(capsys: pytest.CaptureFixture[str]) -> None:
+    with console.speaking(console.Voice.PROGRAMS):
+        console.note("begun")
+        console.warning("it is hot")
+        console.lines("a table\nfor people")
+        console.error("it broke", "mend it", ["here"], exit_code=3)
+
+    assert _json_lines(capsys) == [
+        {"event": "note", "message": "begun"},
+        {"event": "warning", "message": "it is hot"},
+        {
+            "event": "error",
+            "message": "it broke",
+            "details": ["here"],
+            "hint": "mend it",
+            "exit_code": 3,
+        },
+    ]
+
+
+def test_quiet_says_only_what_is_wrong(capsys: pytest.CaptureFixture[str]) -> None:
+    with (
+        console.speaking(console.Voice.NOBODY),
+        live.watch(begun().progress, stderr_is_terminal=True) as tell,
+    ):
+        tell(NEW_BEST)
+        console.note("begun")
+        console.lines("a table")
+        console.warning("it is hot")
+        console.error("it broke", "", exit_code=3)
+
+    assert capsys.readouterr() == ("", "lcm: warning: it is hot\nlcm: error: it broke\n")
+
+
+# --- on a terminal -------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -744,7 +894,9 @@ def test_a_terminal_that_cannot_move_its_cursor_gets_lines(
 ) -> None:
     monkeypatch.setenv("TERM", "dumb")
 
-    assert _shown(capsys, stage()) == "lcm: 0:50  racing threads and batches\n"
+    assert _shown(capsys, stage()) == (
+        "lcm: 0:50  racing threads and batches; at most 10 min left, by 07:40\n"
+    )
 
 
 @pytest.mark.usefixtures("terminal")

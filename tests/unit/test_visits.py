@@ -7,12 +7,13 @@ from fakes.readings import failed, measured, reading, run_facts
 from hypothesis import given
 from property.params_strategies import params
 
-from autotune.llama_cpp.records import FailureKind, Outcome
-from autotune.params import Params, params_from_json, params_to_json
-from autotune.tuning.visits import (
+from autotune.llama_cpp.records import (
+    FailureKind,
+    Outcome,
     outcome_from_json,
     outcome_to_json,
 )
+from autotune.params import Params, params_from_json, params_to_json
 
 ODD = Params(
     n_threads=3,

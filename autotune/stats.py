@@ -7,7 +7,7 @@ and spread are robust; with few pairs no spread of the sample is trusted alone.
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import combinations_with_replacement
 from statistics import NormalDist
@@ -17,7 +17,7 @@ from statistics import NormalDist
 PRIOR_SD = 0.025
 PRIOR_WEIGHT = 4.0
 # The sd of a normal distribution over its MAD; and, for samples of few values, the factor by which
-# that estimate's mean square falls short (tests/unit/test_tuning_stats.py draws such).
+# that estimate's mean square falls short (tests/unit/test_stats.py draws such).
 _MAD_TO_SD = 1.4826
 _SMALL_SAMPLE = {2: 0.95, 3: 1.14, 4: 1.18, 5: 1.05, 6: 1.08, 7: 1.03, 8: 1.04}
 # How many of the degrees of freedom of a sample's own standard deviation such an estimate has: it
@@ -25,6 +25,9 @@ _SMALL_SAMPLE = {2: 0.95, 3: 1.14, 4: 1.18, 5: 1.05, 6: 1.08, 7: 1.03, 8: 1.04}
 _MAD_FREEDOM = 0.5
 # The variance of a Hodges-Lehmann estimate over that of a mean, for normal data: pi / 3.
 _HL_VARIANCE = math.pi / 3
+_STEPS = 400
+# Fewer deviations than those of three pairs say nothing of the noise.
+_LEAST_DEVIATIONS = 6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +39,7 @@ class Comparison:
     high: float
     pairs: int
     confidence: float  # Of the interval, as 0.95.
+    chance: float  # That two equally fast ones would look this different, either way.
 
     @property
     def shown_better(self) -> bool:
@@ -71,14 +75,15 @@ def compare(
     own_freedom = _MAD_FREEDOM * (n - 1)
     freedom = prior_weight + own_freedom
     variance = (prior_weight * prior_sd**2 + own_freedom * robust_sd(log_ratios) ** 2) / freedom
-    quantile = t_quantile(1 - (1 - confidence) / 2, freedom)
-    half = quantile * math.sqrt(_HL_VARIANCE * variance / n)
+    error = math.sqrt(_HL_VARIANCE * variance / n)
+    half = error * t_quantile(1 - (1 - confidence) / 2, freedom)
     return Comparison(
         ratio=math.exp(middle),
         low=math.exp(middle - half),
         high=math.exp(middle + half),
         pairs=n,
         confidence=confidence,
+        chance=t_chance(middle / error if error else math.inf, freedom),
     )
 
 
@@ -96,6 +101,24 @@ def robust_sd(values: Sequence[float]) -> float:
     return mad * _MAD_TO_SD * _SMALL_SAMPLE.get(len(values), 1.02)
 
 
+def noise_of(repeats: Iterable[Sequence[float]]) -> float | None:
+    """The standard deviation of one value against another of the same, by what was repeated.
+
+    Args:
+        repeats: the values of each thing that was measured, once or more often.
+
+    Returns:
+        None where too few were.
+    """
+    deviations = [
+        value - statistics.median(same) for same in repeats if len(same) > 1 for value in same
+    ]
+    if len(deviations) < _LEAST_DEVIATIONS:
+        return None
+    # Deviations from the middle of two are smaller than those from the truth by sqrt(2).
+    return robust_sd(deviations) * math.sqrt(2)
+
+
 def t_quantile(probability: float, freedom: float) -> float:
     """Student's t, by the expansion 26.7.5 of Abramowitz and Stegun; good to 1 % from 4 degrees."""
     z = NormalDist().inv_cdf(probability)
@@ -107,3 +130,18 @@ def t_quantile(probability: float, freedom: float) -> float:
         (79 * z**9 + 776 * z**7 + 1482 * z**5 - 1920 * z**3 - 945 * z) / 92160,
     )
     return sum(term / freedom**k for k, term in enumerate(terms))
+
+
+def t_chance(t: float, freedom: float) -> float:
+    """How often Student's t is at least this far from 0, either way.
+
+    With t = tan(angle) * sqrt(freedom), its density is cos(angle) ** (freedom - 1), which is summed
+    up here at the middles of so many steps: good to six digits.
+    """
+
+    def beyond(angle: float) -> float:
+        step = (math.pi / 2 - angle) / _STEPS
+        middles = (angle + (k + 0.5) * step for k in range(_STEPS))
+        return step * math.fsum(math.cos(middle) ** (freedom - 1) for middle in middles)
+
+    return beyond(math.atan(abs(t) / math.sqrt(freedom))) / beyond(0.0)

@@ -5,8 +5,10 @@ import random
 import statistics
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from autotune.tuning.stats import compare, hodges_lehmann, robust_sd, t_quantile
+from autotune.stats import compare, hodges_lehmann, noise_of, robust_sd, t_chance, t_quantile
 
 
 def samples(n: int, count: int, *, sd: float = 1.0, seed: int = 0) -> list[list[float]]:
@@ -118,3 +120,30 @@ def test_more_confidence_takes_a_wider_interval() -> None:
 def test_without_a_pair_nothing_is_compared() -> None:
     with pytest.raises(ValueError, match="at least one pair"):
         compare([])
+
+
+@pytest.mark.parametrize(
+    ("t", "freedom", "chance"),  # From a table of Student's t.
+    [(0, 4, 1), (2.776, 4, 0.05), (4.604, 4, 0.01), (8.610, 4, 0.001), (2.228, 10, 0.05)],
+)
+def test_the_chance_is_that_of_the_tables(t: float, freedom: float, chance: float) -> None:
+    assert t_chance(t, freedom) == pytest.approx(chance, rel=2e-3)
+    assert t_chance(-t, freedom) == t_chance(t, freedom)
+
+
+@given(
+    log_ratios=st.lists(st.floats(-0.3, 0.3), min_size=1, max_size=16),
+    confidence=st.sampled_from([0.9, 0.95, 0.99]),
+)
+def test_chance_and_interval_say_the_same(log_ratios: list[float], confidence: float) -> None:
+    seen = compare(log_ratios, confidence=confidence)
+
+    if abs(seen.chance - (1 - confidence)) > 0.1 * (1 - confidence):  # The quantile is good to 1 %.
+        assert (seen.shown_better or seen.shown_worse) == (seen.chance < 1 - confidence)
+
+
+def test_the_noise_is_that_of_what_was_repeated() -> None:
+    pairs = [[3 + a, 3 + b] for a, b in samples(2, 4000, sd=0.02)]
+
+    assert noise_of([*pairs, [99.0]]) == pytest.approx(0.02, rel=0.1)
+    assert noise_of(pairs[:2]) is None

@@ -1,0 +1,103 @@
+"""A study as it is kept, read whole: what every export, report and comparison is made of."""
+
+import contextlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autotune.errors import ConfigError, SurroundingsError
+from autotune.llama_cpp.records import Measurement
+from autotune.results.journal import (
+    Entry,
+    Evidence,
+    Incumbent,
+    Record,
+    Session,
+    Trial,
+    read_journal,
+)
+from autotune.results.profile import Profile, load
+from autotune.results.studies import Folder
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visited:
+    """A trial with its records."""
+
+    trial: Trial
+    records: tuple[Record, ...]
+
+    def measured(self, part: str) -> Measurement | None:
+        """What llama-bench measured of a part, if it did."""
+        outcomes = (record.outcome for record in self.records if record.part == part)
+        return next((one for one in outcomes if isinstance(one, Measurement)), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """Everything that is kept of a study."""
+
+    folder: Folder
+    environment: Mapping[str, Any]  # As `environment.json` has it; empty in format 1.
+    sessions: tuple[Session, ...]
+    records: tuple[Record, ...]  # All of them, in the order in which they came.
+    visited: tuple[Visited, ...]  # In the order in which they ended.
+    incumbents: tuple[Incumbent, ...]
+    evidence: Mapping[str, Any] | None  # The answer's section; None: no session came to an end.
+    profile: Profile | None
+    damaged: int = 0  # Lines of the journal that could not be read.
+
+
+def read_study(folder: Folder) -> Stored:
+    """Read a study of format 2, finished or not.
+
+    Raises:
+        FileNotFoundError: it has no journal.
+        SurroundingsError: a file of it cannot be read.
+    """
+    contents = read_journal(folder.journal)
+    return stored(folder, contents.entries, damaged=contents.damaged)
+
+
+def stored(folder: Folder, entries: Sequence[Entry], *, damaged: int = 0) -> Stored:
+    """Put together what stands in a folder and what its journal says."""
+    records = tuple(entry for entry in entries if isinstance(entry, Record))
+    evidence = [entry.evidence for entry in entries if isinstance(entry, Evidence)]
+    return Stored(
+        folder=folder,
+        environment=environment_of(folder),
+        sessions=tuple(entry for entry in entries if isinstance(entry, Session)),
+        records=records,
+        visited=_visited(entries, records),
+        incumbents=tuple(entry for entry in entries if isinstance(entry, Incumbent)),
+        evidence=evidence[-1] if evidence else None,
+        profile=_profile(folder),
+        damaged=damaged,
+    )
+
+
+def _visited(entries: Sequence[Entry], records: Sequence[Record]) -> tuple[Visited, ...]:
+    of_trial: dict[int | None, list[Record]] = {}
+    for record in records:
+        of_trial.setdefault(record.trial, []).append(record)
+    return tuple(
+        Visited(trial=entry, records=tuple(of_trial.get(entry.number, ())))
+        for entry in entries
+        if isinstance(entry, Trial)
+    )
+
+
+def environment_of(folder: Folder) -> Mapping[str, Any]:
+    """Under which circumstances it was measured; empty where that is not known."""
+    with contextlib.suppress(OSError, ValueError, RecursionError):
+        kept = json.loads(folder.environment.read_text(encoding="utf-8"))
+        if isinstance(kept, dict):
+            return kept
+    return {}
+
+
+def _profile(folder: Folder) -> Profile | None:
+    with contextlib.suppress(FileNotFoundError, ConfigError, SurroundingsError):
+        return load(folder.profile)
+    return None
