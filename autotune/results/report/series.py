@@ -1,0 +1,221 @@
+"""What the charts of a report are drawn from: numbers, without words or colours."""
+
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from autotune.llama_cpp.records import Failure, State
+from autotune.params import Params
+from autotune.results.effects import Point, point
+from autotune.results.report.facts import PARTS, baseline_of, candidate_of
+from autotune.results.stored import Stored, Visited
+
+# What a point of the progress is: clean data, data that something has disturbed, none.
+Outcome = Literal["searched", "verified", "disturbed", "failed", "ended early"]
+_DECIDING = frozenset({"whole", "verify"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One trial on the way."""
+
+    visited: Visited
+    at_s: float
+    outcome: Outcome
+    ratio: float | None  # How many times as fast as the defaults a request is.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """All trials, and the best so far."""
+
+    steps: tuple[Step, ...]
+    best: tuple[tuple[float, float], ...]  # (seconds of the study, ratio), from when on.
+
+
+def progress(stored: Stored) -> Progress:
+    """How it went, as ratios to the defaults' first seconds of a request."""
+    baseline_s = _baseline_s(stored)
+    steps = tuple(_step(one, baseline_s) for one in stored.visited)
+    began_s = next((step.at_s for step in steps if step.ratio), 0.0)
+    led = [(i.elapsed_s, i.baseline_s / i.seconds) for i in stored.incumbents]
+    return Progress(steps=steps, best=((began_s, 1.0), *led))
+
+
+def _baseline_s(stored: Stored) -> float | None:
+    if stored.incumbents:
+        return stored.incumbents[0].baseline_s
+    trials = (one.trial for one in stored.visited)
+    return next((t.seconds for t in trials if t.kind == "baseline" and t.seconds), None)
+
+
+def _step(one: Visited, baseline_s: float | None) -> Step:
+    trial = one.trial
+    ratio = baseline_s / trial.seconds if baseline_s and trial.seconds else None
+    return Step(visited=one, at_s=trial.elapsed_s, outcome=_outcome(one), ratio=ratio)
+
+
+def _outcome(one: Visited) -> Outcome:
+    if any(isinstance(record.outcome, Failure) for record in one.records):
+        return "failed"
+    if one.trial.disturbed:
+        return "disturbed"
+    if any(one.measured(part) is None for part in one.trial.parts):
+        return "ended early"
+    return "verified" if one.trial.kind in _DECIDING else "searched"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Speed:
+    """One configuration of which both parts are known, in tokens per second."""
+
+    params: Params
+    pp: float
+    tg: float
+    on_front: bool  # None is faster at one part and as fast at the other.
+
+
+def speeds(stored: Stored) -> tuple[Speed, ...]:
+    """Every configuration by its undisturbed tests; a part serves all that do not change it."""
+    known: dict[tuple[str, Point], list[float]] = defaultdict(list)
+    for one in stored.visited:
+        for part in PARTS:
+            measured = one.measured(part)
+            if measured and not one.trial.disturbed:
+                known[part, point(one.trial.params, part)].append(measured.median_ts)
+    found = {}
+    for params in dict.fromkeys(one.trial.params for one in stored.visited):
+        pp, tg = (known.get((part, point(params, part))) for part in PARTS)
+        if pp and tg:
+            found[params] = statistics.median(pp), statistics.median(tg)
+    front = _front(list(found.values()))
+    return tuple(
+        Speed(params=params, pp=pp, tg=tg, on_front=(pp, tg) in front)
+        for params, (pp, tg) in found.items()
+    )
+
+
+def _front(both: Sequence[tuple[float, float]]) -> set[tuple[float, float]]:
+    """Those that no other one beats at both."""
+    front, best_tg = set(), 0.0
+    for pp, tg in sorted(both, reverse=True):
+        if tg > best_tg:
+            front.add((pp, tg))
+            best_tg = tg
+    return front
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """The repetitions of one test of the verification."""
+
+    order: int  # Among the tests of its part, from 1.
+    side: Literal["baseline", "candidate"]
+    source: str  # "round 3"
+    samples_ts: tuple[float, ...]
+    disturbed: str
+
+
+def samples(stored: Stored, part: str) -> tuple[Sample, ...]:
+    """The tests of one part in the order in which they ran, those of other candidates left out."""
+    names = {baseline_of(stored): "baseline", candidate_of(stored): "candidate"}
+    deciding = [v for v in stored.visited if v.trial.kind == "verify" and v.trial.params in names]
+    found = [(one, m) for one in deciding if (m := one.measured(part))]
+    return tuple(
+        Sample(
+            order=order,
+            side="baseline" if names[one.trial.params] == "baseline" else "candidate",
+            source=one.trial.source,
+            samples_ts=measured.samples_ts,
+            disturbed=one.trial.disturbed,
+        )
+        for order, (one, measured) in enumerate(found, start=1)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Again:
+    """One test of a configuration that was measured before, against all of the same."""
+
+    at_s: float
+    part: str
+    is_baseline: bool
+    ratio: float  # To the median of all of the same, at their test.
+    disturbed: bool
+
+
+def again(stored: Stored) -> tuple[Again, ...]:
+    """The anchors: the defaults, and what led for a while, measured again and again."""
+    anchored = {v.trial.params for v in stored.visited if v.trial.kind in {"anchor", "baseline"}}
+    baseline = baseline_of(stored)
+    same: dict[tuple[Params, str], list[tuple[Visited, float]]] = defaultdict(list)
+    for one in stored.visited:
+        for part in PARTS:
+            measured = one.measured(part)
+            if measured and one.trial.params in anchored:
+                same[one.trial.params, part].append((one, measured.median_ts))
+    found = [
+        Again(
+            at_s=one.trial.elapsed_s,
+            part=part,
+            is_baseline=params == baseline,
+            ratio=rate / middle,
+            disturbed=bool(one.trial.disturbed),
+        )
+        for (params, part), readings in same.items()
+        if len(readings) > 1
+        for middle in [statistics.median(rate for _, rate in readings)]
+        for one, rate in readings
+    ]
+    return tuple(sorted(found, key=lambda one: one.at_s))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weather:
+    """What the machine was like at one trial."""
+
+    at_s: float
+    foreign_cpus: float | None  # CPUs that other programs kept busy.
+    temperatures_c: Mapping[str, float]  # At the end, by sensor: "CPU", "GPU 0".
+    clock_mhz: float | None
+    disturbed: str
+
+
+def weather(stored: Stored) -> tuple[Weather, ...]:
+    """The machine along the night, as far as it shows itself."""
+    return tuple(_weather(one) for one in stored.visited if one.records)
+
+
+def _weather(one: Visited) -> Weather:
+    runs = [record.outcome.run for record in one.records]
+    foreign = [cpus for run in runs if (cpus := _foreign_cpus(run.before, run.after)) is not None]
+    after: State = {key: value for run in runs for key, value in run.after.items()}
+    return Weather(
+        at_s=one.trial.elapsed_s,
+        foreign_cpus=max(foreign, default=None),
+        temperatures_c=dict(_temperatures(after)),
+        clock_mhz=after.get("clock_mhz"),
+        disturbed=one.trial.disturbed,
+    )
+
+
+def _foreign_cpus(before: State, after: State) -> float | None:
+    """CPU time that was not ours, for each second that passed."""
+    rises = [
+        after[key] - before[key] if key in before and key in after else None
+        for key in ("busy_s", "own_s", "at_s")
+    ]
+    busy_s, own_s, passed_s = rises
+    if busy_s is None or own_s is None or not passed_s:
+        return None
+    return max(busy_s - own_s, 0.0) / passed_s
+
+
+def _temperatures(state: State) -> Iterator[tuple[str, float]]:
+    for key in sorted(state):
+        if key == "temperature_c":
+            yield "CPU", state[key]
+        elif key.endswith("_temperature_c"):
+            yield f"GPU {key.removesuffix('_temperature_c').removeprefix('gpu')}", state[key]

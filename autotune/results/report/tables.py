@@ -1,0 +1,113 @@
+"""The data of the charts as tables, for those who do not see them and those who want numbers."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from autotune.params import Params
+from autotune.results.effects import Effect
+from autotune.results.report import series
+from autotune.results.report.facts import PARTS, Table, rate
+from autotune.results.report.verdict import with_interval
+from autotune.words import clock_time, described, digits, parameter, shown
+
+# Under a chart; all the rest is in the study's own files.
+MOST_ROWS = 300
+
+
+def of_progress(seen: series.Progress, baseline: Params) -> Table:
+    """Every trial."""
+    rows = tuple(_trial(step, baseline) for step in seen.steps)
+    columns = ("Trial", "Time", "For", "Configuration", "pp", "tg", "Request", "Outcome")
+    return Table(columns=columns, rows=rows, alignment=">><<>>><")
+
+
+def _trial(step: series.Step, baseline: Params) -> tuple[str, ...]:
+    one, trial = step.visited, step.visited.trial
+    rates = (one.measured(part) for part in PARTS)
+    return (
+        str(trial.number),
+        clock_time(trial.elapsed_s),
+        f"{trial.kind}: {trial.source}",
+        described(trial.params, baseline),
+        *(rate(m.median_ts) if m else "" for m in rates),
+        f"{digits(trial.seconds)} s" if trial.seconds else "",
+        trial.disturbed if step.outcome == "disturbed" else step.outcome,
+    )
+
+
+def of_effects(found: Sequence[Effect]) -> Table:
+    """Every value with its ratio and interval."""
+    columns = ("Parameter", "Default", "Value", "Test", "Ratio", "95 % CI", "Pairs", "How sure")
+    return Table(columns=columns, rows=tuple(map(_effect, found)), alignment="<><<>>><")
+
+
+def _effect(effect: Effect) -> tuple[str, ...]:
+    seen = effect.seen
+    ratio, low, high = with_interval(seen.ratio, seen.low, seen.high)
+    sure = "faster" if seen.shown_better else "slower" if seen.shown_worse else "not shown"
+    return (
+        parameter(effect.parameter),
+        shown(effect.parameter, effect.default),
+        shown(effect.parameter, effect.value),
+        effect.test,
+        f"{ratio}x",
+        f"{low} to {high}",
+        str(seen.pairs),
+        f"{sure}, tried once" if seen.pairs == 1 else sure,
+    )
+
+
+def of_speeds(found: Sequence[series.Speed], baseline: Params) -> Table:
+    """Every configuration with both its speeds, those on the front first."""
+    ranked = sorted(found, key=lambda s: (not s.on_front, -s.pp))
+    rows = tuple(
+        (described(s.params, baseline), rate(s.pp), rate(s.tg), "yes" if s.on_front else "")
+        for s in ranked
+    )
+    columns = ("Configuration", *PARTS.values(), "On the front")
+    return Table(columns=columns, rows=rows, alignment="<>><")
+
+
+def of_samples(by_part: Mapping[str, Sequence[series.Sample]]) -> Table:
+    """Every test of the verification with all its repetitions."""
+    names = {"baseline": "defaults", "candidate": "candidate"}
+    rows = tuple(
+        (
+            PARTS[part],
+            str(s.order),
+            s.source,
+            names[s.side],
+            ", ".join(map(digits, s.samples_ts)) + " t/s",
+            s.disturbed,
+        )
+        for part, found in by_part.items()
+        for s in found
+    )
+    columns = ("Part", "Test", "Round", "Side", "Samples", "Disturbed by")
+    return Table(columns=columns, rows=rows, alignment="<><<><")
+
+
+def of_night(weather: Sequence[series.Weather]) -> Table:
+    """What the machine was like at each trial."""
+    sensors = tuple(dict.fromkeys(name for w in weather for name in w.temperatures_c))
+    rows = tuple(
+        (
+            clock_time(w.at_s),
+            "" if w.foreign_cpus is None else f"{w.foreign_cpus:.2f}",
+            *(f"{w.temperatures_c[s]:.0f} °C" if s in w.temperatures_c else "" for s in sensors),
+            f"{w.clock_mhz:.0f} MHz" if w.clock_mhz else "",
+            w.disturbed,
+        )
+        for w in weather
+    )
+    columns = ("Time", "Other programs, CPUs", *sensors, "CPU clock", "Disturbed by")
+    return Table(columns=columns, rows=rows, alignment=">>" + ">" * len(sensors) + "><")
+
+
+def cut(table: Table) -> tuple[Table, int]:
+    """A table that is too long keeps rows from beginning to end, evenly; and how many it lost."""
+    n = len(table.rows)
+    if n <= MOST_ROWS:
+        return table, 0
+    rows = tuple(table.rows[k * n // MOST_ROWS] for k in range(MOST_ROWS))
+    return replace(table, rows=rows), n - MOST_ROWS
