@@ -1,5 +1,6 @@
 """The project's chores. A bare `nox` runs what a contributor needs before a commit."""
 
+import os
 import shutil
 import sys
 import tempfile
@@ -11,6 +12,15 @@ nox.needs_version = ">=2025.2.9"
 nox.options.sessions = ["lint", "types", "tests"]
 # What is installed is compared again on each run; only the minute of making it anew is saved.
 nox.options.reuse_venv = "yes"
+
+# What some tests drive: a program, and Debian's package that has it.
+DEBIAN_PACKAGES = {
+    "chromium": "chromium",
+    "chromedriver": "chromium-driver",
+    "git": "git",
+    "systemd-analyze": "systemd",
+    "tmux": "tmux",
+}
 
 PROJECT = nox.project.load_toml("pyproject.toml")
 
@@ -36,7 +46,9 @@ def tests(session: nox.Session) -> None:
     """Run the tests beside a real llama.cpp and report coverage; takes pytest's arguments."""
     session.install("--editable", ".")
     _install_groups(session, "test")
+    _install_programs(session)
     environ = {"LCM_LLAMA_DIR": _llama_cpp(session)}
+    session.run("python", "tests/compare_script.py")
     session.run("coverage", "erase")
     session.run("coverage", "run", "-m", "pytest", *session.posargs, env=environ)
     session.run("coverage", "combine", "--quiet")
@@ -83,6 +95,15 @@ def build(session: nox.Session) -> None:
 
 def _install_groups(session: nox.Session, *groups: str) -> None:
     session.install(*nox.project.dependency_groups(PROJECT, *groups))
+
+
+def _install_programs(session: nox.Session) -> None:
+    """Install the programs that tests drive, where that is ours to do; else the tests name them."""
+    missing = [package for name, package in DEBIAN_PACKAGES.items() if not shutil.which(name)]
+    if missing and shutil.which("apt-get") and os.geteuid() == 0:
+        session.run("apt-get", "update", "--quiet", external=True)
+        install = ["apt-get", "install", "--yes", "--quiet", "--no-install-recommends"]
+        session.run(*install, *missing, external=True)
 
 
 def _llama_cpp(session: nox.Session) -> str:

@@ -51,6 +51,10 @@ def steps(model: str, results: str) -> list[Step]:
             "the defaults is a full answer.",
             ["lcm", "run", "--model", model, "--optimize", "--deep", "--budget", BUDGET, *keeping],
         ),
+        Step(
+            "What came of it, in short form; without --format it is a page to look at.",
+            ["lcm", "results", "report", "latest", "--format", "markdown", *keeping],
+        ),
     ]
 
 

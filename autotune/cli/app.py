@@ -13,6 +13,7 @@ from autotune.cli import console
 from autotune.cli.console import Voice
 from autotune.cli.doctor import doctor
 from autotune.cli.inspect_ import inspect
+from autotune.cli.results import app as results
 from autotune.cli.run import RunCommand, run
 from autotune.cli.verify_ import verify
 from autotune.errors import EXIT_BUG, EXIT_DONE, AutotuneError, ConfigError
@@ -44,6 +45,7 @@ app.command(cls=RunCommand, short_help="Recommend llama.cpp's parameters, or sta
 app.command()(inspect)
 app.command(short_help="Say what is here, what is missing and how to get it.")(doctor)
 app.command(short_help="Say whether a stored profile is still better.")(verify)
+app.add_typer(results, name="results")
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001 - Typer calls it so
