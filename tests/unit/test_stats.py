@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autotune.stats import compare, hodges_lehmann, noise_of, robust_sd, t_chance, t_quantile
+from autotune.stats import (
+    PRIOR_SD,
+    compare,
+    hodges_lehmann,
+    noise_of,
+    robust_sd,
+    t_chance,
+    t_quantile,
+)
 
 
 def samples(n: int, count: int, *, sd: float = 1.0, seed: int = 0) -> list[list[float]]:
@@ -147,3 +155,18 @@ def test_the_noise_is_that_of_what_was_repeated() -> None:
 
     assert noise_of([*pairs, [99.0]]) == pytest.approx(0.02, rel=0.1)
     assert noise_of(pairs[:2]) is None
+
+
+@pytest.mark.parametrize("sd", [0.01, 0.03, 0.06])
+def test_looking_after_every_pair_makes_nothing_rarer_than_it_is(sd: float) -> None:
+    # As the verification looks: after each pair, at 99 %, until it is shown or sixteen are seen;
+    # and with the noise that the search has seen.
+    n_rare, sessions = 0, samples(16, 1500, sd=sd)
+    for log_ratios in sessions:
+        for n in range(2, 17):
+            seen = compare(log_ratios[:n], confidence=0.99, prior_sd=max(PRIOR_SD, sd))
+            if seen.shown_better or seen.shown_worse:
+                break
+        n_rare += seen.chance * seen.pairs < 0.05
+
+    assert n_rare / len(sessions) < 0.05
