@@ -26,6 +26,7 @@ _MAD_FREEDOM = 0.5
 # The variance of a Hodges-Lehmann estimate over that of a mean, for normal data: pi / 3.
 _HL_VARIANCE = math.pi / 3
 _STEPS = 400
+LEAST_PAIRS = 2  # With fewer, nothing is decided: one pair may be chance alone.
 # Fewer deviations than those of three pairs say nothing of the noise.
 _LEAST_DEVIATIONS = 6
 

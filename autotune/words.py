@@ -22,6 +22,8 @@ _PARAMETERS = {
 _MINUTE = 60
 # Below so many seconds they are counted as such, and below so many minutes these.
 _COUNTED_S, _COUNTED_MIN = 90, 90
+_MOST_DECIMALS = 4  # Of a ratio; no measurement here is that sure.
+_FUZZ = 1e-9  # 2.3 - 1.9 is a little less than 0.4.
 
 
 def described(params: Params, baseline: Params) -> str:
@@ -78,12 +80,18 @@ def digits(number: float) -> str:
 
 
 def ratios(*values: float) -> list[str]:
-    """With as many decimals as it takes to tell them from 1, within reason."""
-    decimals = next(
-        (n for n in (2, 3) if all(round(ratio, n) != 1 for ratio in values)),
-        4 if any(round(ratio, 3) == 1 != round(ratio, 4) for ratio in values) else 2,
-    )
-    return [f"{ratio:.{decimals}f}" for ratio in values]
+    """A ratio and the ends of its interval, or either alone, with honest decimals.
+
+    They are those that the interval justifies, and those that tell its ends from 1. The first
+    uncertain digit is the last one, or the last but one where that is a 1.
+    """
+    ends = (min(values), max(values))
+    half = (ends[1] - ends[0]) / 2
+    justified = math.ceil(-math.log10(half / 2) - _FUZZ) if 0 < half < math.inf else 2
+    least = max(justified, 0)
+    told = (n for n in range(least, _MOST_DECIMALS + 1) if all(round(x, n) != 1 for x in ends))
+    decimals = min(next(told, max(least, 2)), _MOST_DECIMALS)
+    return [f"{x:.{decimals}f}" for x in values]
 
 
 def clock_time(seconds: float) -> str:

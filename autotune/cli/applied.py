@@ -1,6 +1,7 @@
 """`lcm results apply`: a profile in the format of the tool that puts it to use."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,7 +21,12 @@ _CONTAINER = "docker-compose"
 
 
 def print_applied(
-    profile: Profile, model: Path, target: str, *, memory_bytes: int | None = None
+    profile: Profile,
+    model: Path,
+    target: str,
+    *,
+    memory_bytes: int | None = None,
+    arguments: Sequence[str] = (),
 ) -> None:
     """Print a profile in a tool's own format, in the dialect of the llama-server that is here.
 
@@ -29,19 +35,18 @@ def print_applied(
         model: the file to load.
         target: one of `TARGETS`.
         memory_bytes: the RAM that weights, cache and buffers take; None: unknown.
+        arguments: what llama-bench was given beside the profile's parameters.
 
     Raises:
-        ConfigError: there is no such format, or it cannot say this configuration or path.
+        ConfigError: the format cannot say this configuration or path.
     """
-    if target not in TARGETS:
-        raise ConfigError(
-            f"there is no format {target!r}", hint=f"--for takes {', '.join(TARGETS)}"
-        )
-    setup = _setup(profile, model.absolute(), memory_bytes)
+    setup = replace(_setup(profile, model.absolute(), memory_bytes), arguments=tuple(arguments))
+    if not os.access(setup.model, os.F_OK):
+        console.warning(f"{setup.model} is not there; write where the model is now")
     if target == _CONTAINER:
         setup = replace(setup, mount=_mount(setup.model))
     applied = TARGETS[target](setup)
-    for what in applied.unsaid:
+    for what in (*setup.unsaid, *applied.unsaid):
         console.warning(f"{target}: {what}")
     console.exactly(applied.text.rstrip("\n"))
 

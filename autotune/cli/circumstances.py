@@ -4,6 +4,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from autotune import __version__
@@ -38,7 +39,11 @@ def circumstances(order: Order, here: Ground, plan: Plan) -> dict[str, Any]:
         "kernel": platform.release(),
         "host": platform.node(),
         "hardware": hardware_section(here.hardware, here.storage),
-        "model": {**model_section(here.model), "files": _files(here.model)},
+        "model": {
+            **model_section(here.model),
+            "path": str(here.model.path.absolute()),  # It is read from other folders too.
+            "files": _files(here.model),
+        },
         "llama_cpp": {
             "program": str(here.program.path),
             "version": here.capabilities.version,
@@ -69,7 +74,7 @@ def _files(model: Model) -> list[dict[str, Any]]:
     """The files of the weights, by which a change of them is seen."""
     return [
         {"path": str(path), "size_bytes": status.st_size, "modified": _utc(status.st_mtime)}
-        for path in model.files
+        for path in map(Path.absolute, model.files)
         if (status := path.stat())
     ]
 

@@ -6,6 +6,7 @@ from autotune.cli import console
 from autotune.cli.answer import SCHEMA_VERSION, CompareAnswer
 from autotune.cli.kept import kept_study
 from autotune.cli.listed import study_section
+from autotune.errors import printable
 from autotune.results.compare import Comparison, Figure, compare
 from autotune.results.stored import Stored
 from autotune.words import THE_DEFAULTS, digits, ratios
@@ -31,8 +32,8 @@ def print_comparison(
     rows += [_row(figure) for figure in comparison.figures]
     lines = [f"A: {one.folder.name}", f"B: {other.folder.name}"]
     lines += [f"{c.what}: {c.then} in A, {c.now} in B" for c in comparison.different]
-    lines += [console.table(rows, "<<>>>"), NOT_INTERLEAVED]
-    console.text("\n".join(lines))
+    told = "\n".join(map(printable, lines))
+    console.text(f"{told}\n{console.table(rows, '<<>>>')}\n{NOT_INTERLEAVED}")
 
 
 def _row(figure: Figure) -> list[str]:

@@ -49,14 +49,23 @@ def answer(value: Mapping[str, object]) -> None:
 
 
 def text(lines: str) -> None:
-    """Print the answer as text.
+    """Print the answer as text; a letter that stdout has not is shown by its number.
 
     Raises:
         BrokenPipeError: the reader is gone, which is no error of ours.
         SurroundingsError: the disk that it is written to is full, or the like.
     """
-    try:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with _answering():
         print(lines, flush=True)
+
+
+@contextmanager
+def _answering() -> Iterator[None]:
+    """Say why where stdout takes nothing."""
+    try:
+        yield
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -73,10 +82,34 @@ def command(argv: Sequence[str]) -> None:
 
 
 def exactly(lines: str) -> None:
-    """Print the answer to the byte, whatever a file's name in it holds."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")
-    text(lines)
+    """Print the answer to the byte, whatever a file's name in it holds.
+
+    Raises:
+        BrokenPipeError, SurroundingsError: as `text` does.
+    """
+    try:
+        content = os.fsencode(lines)
+    except UnicodeEncodeError:  # A model's name may have letters that no file's name has here.
+        content = lines.encode(errors="surrogateescape")
+    _bytes(content + b"\n")
+
+
+def utf8(lines: str) -> None:
+    """Print the answer in UTF-8, whatever stdout is set to.
+
+    Raises:
+        BrokenPipeError, SurroundingsError: as `text` does.
+    """
+    _bytes(f"{lines}\n".encode())
+
+
+def _bytes(content: bytes) -> None:
+    if sys.stdout is None:  # Closed.
+        return
+    with _answering():
+        sys.stdout.flush()
+        sys.stdout.buffer.write(content)
+        sys.stdout.buffer.flush()
 
 
 def quoted(argv: Sequence[str]) -> str:

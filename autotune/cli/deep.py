@@ -1,7 +1,7 @@
 """`lcm run --optimize --deep`: measure, keep, and print what was found with its evidence."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autotune.cli import console
@@ -90,6 +90,10 @@ def _resumed(order: Order, ground: Ground, environ: Mapping[str, str]) -> Undert
             hint="leave --resume out to begin one; --results-dir says where to look",
         )
     plan = prepare.plan_as_before(order, ground, folder.database)
+    if not folder.environment.exists():  # Of format 1.
+        machine, build = machine_in_words(ground.machine), ground.capabilities.version
+        folder = replace(folder, machine=machine, build=build)
+        folder.keep_environment(circumstances(order, ground, plan))
     return Undertaking(
         order=order,
         ground=ground,

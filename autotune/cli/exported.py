@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import get_args
+from typing import cast
 
 from autotune.cli import console
 from autotune.cli.output import write_file
@@ -11,44 +11,39 @@ from autotune.results.columns import Level
 from autotune.results.export import csv_text, jsonl_text, llama_bench_text, parquet_bytes
 from autotune.results.stored import Stored
 
+_PARQUET, _LLAMA_BENCH = "parquet", "llama-bench"
+_RECORD: Level = "record"
 _TEXTS: Mapping[str, Callable[[Stored, Level], str]] = {
     "csv": csv_text,
     "jsonl": jsonl_text,
-    "llama-bench": lambda stored, _: llama_bench_text(stored),
+    _LLAMA_BENCH: lambda stored, _: llama_bench_text(stored),
 }
-_PARQUET = "parquet"
-FORMATS = (*_TEXTS, _PARQUET)
-LEVELS: tuple[Level, ...] = get_args(Level)
 
 
-def export(stored: Stored, *, fmt: str, level: str, output: Path | None) -> None:
+def export(stored: Stored, *, fmt: str, level: str | None, output: Path | None) -> None:
     """Write a study as a table.
 
     Args:
         stored: the study.
-        fmt: one of `FORMATS`; llama-bench's has records alone.
-        level: one of `LEVELS`: what a row is.
+        fmt: as `--format` has it.
+        level: what a row is, as `--level` has it; None: a record.
         output: the file; None: stdout.
 
     Raises:
-        ConfigError: there is no such format or level, or it cannot be printed.
+        ConfigError: the format has no such level, or cannot be printed.
         SurroundingsError: it cannot be written, or a package is missing.
     """
-    if fmt not in FORMATS:
-        raise ConfigError(f"there is no format {fmt!r}", hint=f"there are {', '.join(FORMATS)}")
-    wanted = _level(level)
+    wanted = cast("Level", level or _RECORD)
+    if fmt == _LLAMA_BENCH and wanted != _RECORD:
+        raise ConfigError(
+            f"the llama-bench format has records alone, and --level {wanted} asks for others",
+            hint="leave --level out, or take another --format",
+        )
     if fmt == _PARQUET:
         if output is None:
             raise ConfigError("parquet is no text to print", hint="name a file with -o FILE")
         write_file(output, parquet_bytes(stored, wanted))
     elif output is None:
-        console.text(_TEXTS[fmt](stored, wanted).removesuffix("\n"))
+        console.utf8(_TEXTS[fmt](stored, wanted).removesuffix("\n"))
     else:
         write_file(output, _TEXTS[fmt](stored, wanted))
-
-
-def _level(name: str) -> Level:
-    for level in LEVELS:
-        if level == name:
-            return level
-    raise ConfigError(f"there is no level {name!r}", hint=f"there are {', '.join(LEVELS)}")

@@ -2,14 +2,14 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Self
 
 from autotune import __version__
+from autotune.errors import SurroundingsError
 from autotune.params import Params
 from autotune.results.journal import (
-    Contents,
     Entry,
     Evidence,
     Incumbent,
@@ -20,9 +20,11 @@ from autotune.results.journal import (
 )
 from autotune.results.journal import Session as Began
 from autotune.results.profile import Profile, save
+from autotune.results.stored import last_evidence
 from autotune.results.studies import Folder
 from autotune.results.table import Table
 from autotune.tuning import events
+from autotune.tuning.study import Study
 from autotune.tuning.visits import Kind, Reading
 
 
@@ -43,24 +45,31 @@ class Keeper:
         self._folder = folder
         self._profile_of = profile_of
         self._budget_s = budget_s
-        known = _known(folder)
-        self._table = Table(folder, known.entries)
-        self._resumed = folder.database.exists()
-        self._trials = {e.number for e in known.entries if isinstance(e, Trial)}
-        self._recorded = {(e.trial, e.part) for e in known.entries if isinstance(e, Record)}
-        self._incumbents = sum(isinstance(e, Incumbent) for e in known.entries)
         self._stack = ExitStack()
 
     def __enter__(self) -> Self:
+        resumed, has_journal = self._folder.database.exists(), self._folder.journal.exists()
+        known = _known(self._folder)
+        self._know(known)
         self._journal = self._stack.enter_context(Journal(self._folder.journal))
+        for entry in () if has_journal else known:
+            self._journal.append(entry)
         self._stack.enter_context(self._table)
         self._append(
-            Began(at=time.time(), lcm=__version__, budget_s=self._budget_s, resumed=self._resumed)
+            Began(at=time.time(), lcm=__version__, budget_s=self._budget_s, resumed=resumed)
         )
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        with contextlib.suppress(SurroundingsError):  # A full disk; the journal has it already.
+            self._stack.close()
+
+    def _know(self, entries: Sequence[Entry]) -> None:
+        self._table = Table(self._folder, entries)
+        self._trials = {e.number for e in entries if isinstance(e, Trial)}
+        self._recorded = {(e.trial, e.part) for e in entries if isinstance(e, Record)}
+        self._incumbents = {_lead(e) for e in entries if isinstance(e, Incumbent)}
+        self._is_proven = last_evidence(entries, proven=True) is not None
 
     def take(self, event: events.Event) -> None:
         """Keep what an event says.
@@ -71,7 +80,7 @@ class Keeper:
         for entry in self._new(event):
             self._append(entry)
         best = _best_so_far(event)
-        if best:
+        if best and not self._is_proven:  # A proven profile stays until the session's own verdict.
             save(self._folder.profile, self._profile_of(best))
 
     def conclude(self, evidence: Mapping[str, Any]) -> None:
@@ -92,14 +101,15 @@ class Keeper:
                 if not isinstance(entry, Record) or (entry.trial, entry.part) not in self._recorded:
                     yield entry
         elif isinstance(event, events.NewIncumbent):
-            self._incumbents -= 1
-            if self._incumbents < 0:
-                yield Incumbent(
-                    elapsed_s=event.elapsed_s,
-                    params=event.params,
-                    seconds=event.seconds,
-                    baseline_s=event.baseline_s,
-                )
+            entry = Incumbent(
+                elapsed_s=event.elapsed_s,
+                params=event.params,
+                seconds=event.seconds,
+                baseline_s=event.baseline_s,
+            )
+            if _lead(entry) not in self._incumbents:
+                self._incumbents.add(_lead(entry))
+                yield entry
 
 
 def entries_of(reading: Reading, seconds: float | None) -> list[Entry]:
@@ -122,10 +132,17 @@ def entries_of(reading: Reading, seconds: float | None) -> list[Entry]:
     return [*records, trial]
 
 
-def _known(folder: Folder) -> Contents:
+def _lead(entry: Incumbent) -> tuple[Params, float, float]:
+    """What a session that is worked through again says the same of."""
+    return entry.params, entry.seconds, entry.baseline_s
+
+
+def _known(folder: Folder) -> Sequence[Entry]:
+    """What was measured before; in a study of format 1 the Optuna study has it."""
     with contextlib.suppress(FileNotFoundError):
-        return read_journal(folder.journal)
-    return Contents(entries=(), damaged=0)
+        return read_journal(folder.journal).entries
+    kept = Study.kept(folder.database) if folder.database.exists() else []
+    return [entry for reading, seconds in kept for entry in entries_of(reading, seconds)]
 
 
 def _best_so_far(event: events.Event) -> Params | None:

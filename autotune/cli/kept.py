@@ -8,6 +8,7 @@ from autotune.llama_cpp.records import Measurement
 from autotune.results.profile import Profile, environ_with
 from autotune.results.stored import Stored, read_study, stored
 from autotune.results.studies import Folder, find_study
+from autotune.words import counted
 
 
 def kept_study(name: str, results_dir: Path | None) -> Stored:
@@ -23,12 +24,15 @@ def kept_study(name: str, results_dir: Path | None) -> Stored:
     except FileNotFoundError:
         study = _of_format_1(folder)
     if study.damaged:
-        console.warning(f"{folder.journal}: {study.damaged} lines cannot be read and are left out")
+        lines = counted(study.damaged, "line")
+        console.warning(f"{folder.journal}: {lines} cannot be read and stand nowhere else")
     return study
 
 
 def _of_format_1(folder: Folder) -> Stored:
-    """Everything stands in the Optuna study."""
+    """Everything stands in the Optuna study; without one, nothing was measured yet."""
+    if not folder.database.exists():
+        return stored(folder, ())
     from autotune.cli.keeping import entries_of  # noqa: PLC0415 - knows the tuning room
     from autotune.tuning.study import Study  # noqa: PLC0415 - loads Optuna
 

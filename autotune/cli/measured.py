@@ -126,6 +126,8 @@ def evidence_section(
     """
     verification, comparison = tuned.verification, tuned.verification.comparison
     candidate = verification.candidate
+    if candidate is None and tuned.incumbent != tuned.baseline:
+        candidate = tuned.incumbent  # The verification came to no comparison.
     return {
         "verdict": verification.verdict,
         "workload": {

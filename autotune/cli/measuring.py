@@ -108,6 +108,7 @@ def measure(work: Undertaking, store: Callable[[Tuned], None]) -> Done:
     keeper = Keeper(work.folder, budget_s=budget_s, profile_of=work.profile_of)
     with written_by_one(work.folder), keeper:
         console.note(f"everything that is measured is kept in {work.folder.path}")
+        work.folder.in_state("running")
         tuned, signal_number = _run(work, keeper)
         evidence = _evidence(work, tuned)
         problem: AutotuneError | None = _keep(work, tuned, evidence, keeper, store)
@@ -141,7 +142,7 @@ def _run(work: Undertaking, keeper: Keeper) -> tuple[Tuned, int]:
                 return session.run(), received[-1] if received else signal.SIGINT
             except (KeyboardInterrupt, AutotuneError) as error:
                 with contextlib.suppress(SurroundingsError):
-                    work.folder.concluded("interrupted")
+                    work.folder.in_state("interrupted")
                 if received or isinstance(error, KeyboardInterrupt):
                     number = received[-1] if received else signal.SIGINT
                     raise interrupted(number, work.hint) from None

@@ -8,12 +8,9 @@ from autotune.cli.words import compared
 from autotune.errors import printable
 from autotune.results.changes import Change
 from autotune.results.profile import Kept, Profile
-from autotune.stats import Comparison
+from autotune.stats import LEAST_PAIRS, Comparison
 from autotune.tuning.session import Tuned
 from autotune.words import THE_DEFAULTS, counted, failures, ratios
-
-# With fewer pairs, a verification decides nothing.
-_FEW_PAIRS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +75,7 @@ def _verdict(done: Rechecked) -> str:
     if seen is None:
         return f"{done.verdict}: {done.reason}"
     still = "still " if done.verdict == done.kept.profile.verdict == "better" else ""
-    few = "; one pair decides nothing" if seen.pairs < _FEW_PAIRS else ""
+    few = "; one pair decides nothing" if seen.pairs < LEAST_PAIRS else ""
     return f"{still}{done.verdict}: {compared(seen, f'x as fast as {THE_DEFAULTS}')}{few}"
 
 

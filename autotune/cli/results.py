@@ -6,16 +6,15 @@ from typing import Annotated
 
 import typer
 
-from autotune.cli.completion import study_names
+from autotune.cli import console
+from autotune.cli.completion import LATEST, circumstance_names, study_names
 from autotune.errors import EXIT_DONE
 
 app = typer.Typer(
     rich_markup_mode=None,
-    no_args_is_help=True,
+    invoke_without_command=True,
     help="Show, export, compare and use what was measured.\n\nExample: lcm results list",
 )
-
-_LATEST = "latest"  # As `results.studies` has it, which --help does without.
 
 StudyName = Annotated[
     str,
@@ -80,6 +79,13 @@ class Target(StrEnum):
     docker_compose = "docker-compose"
 
 
+@app.callback()
+def without_command(context: typer.Context) -> None:
+    """Print the help where no command is given."""
+    if context.invoked_subcommand is None:
+        console.text(context.get_help())
+
+
 @app.command("list")
 def list_(
     *,
@@ -99,7 +105,7 @@ def list_(
 
 @app.command()
 def show(
-    study: StudyName = _LATEST,
+    study: StudyName = LATEST,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     results_dir: ResultsDir = None,
@@ -116,12 +122,12 @@ def show(
 
 @app.command()
 def export(
-    study: StudyName = _LATEST,
+    study: StudyName = LATEST,
     *,
     format_: Annotated[
         ExportFormat, typer.Option("--format", help="What to write.")
     ] = ExportFormat.csv,
-    level: Annotated[Level, typer.Option(help="What a row is.")] = Level.record,
+    level: Annotated[Level | None, typer.Option(help="What a row is; record by default.")] = None,
     output: Output = None,
     results_dir: ResultsDir = None,
 ) -> int:
@@ -133,13 +139,13 @@ def export(
     from autotune.cli.kept import kept_study  # noqa: PLC0415
 
     kept = kept_study(study, results_dir)
-    write(kept, fmt=format_.value, level=level.value, output=output)
+    write(kept, fmt=format_.value, level=level and level.value, output=output)
     return EXIT_DONE
 
 
 @app.command()
 def report(
-    study: StudyName = _LATEST,
+    study: StudyName = LATEST,
     *,
     format_: Annotated[
         ReportFormat, typer.Option("--format", help="A page to look at, or text to paste.")
@@ -160,12 +166,23 @@ def report(
 
 @app.command()
 def compare(
-    first: Annotated[str, typer.Argument(metavar="A", help="A study, as for lcm results show.")],
-    second: Annotated[str, typer.Argument(metavar="B", help="Another.")],
+    first: Annotated[
+        str,
+        typer.Argument(
+            metavar="A", help="A study, as for lcm results show.", autocompletion=study_names
+        ),
+    ],
+    second: Annotated[
+        str, typer.Argument(metavar="B", help="Another.", autocompletion=study_names)
+    ],
     *,
     across: Annotated[
         list[str] | None,
-        typer.Option(metavar="KEY", help="What may differ, such as build; may be repeated."),
+        typer.Option(
+            metavar="KEY",
+            help="What may differ, such as build; may be repeated.",
+            autocompletion=circumstance_names,
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     results_dir: ResultsDir = None,
@@ -182,7 +199,7 @@ def compare(
 
 @app.command()
 def apply(
-    study: StudyName = _LATEST,
+    study: StudyName = LATEST,
     *,
     target: Annotated[Target, typer.Option("--for", help="The tool that is to be configured.")],
     results_dir: ResultsDir = None,
@@ -195,6 +212,11 @@ def apply(
     from autotune.cli.kept import host_bytes, kept_study, model_of, shipped  # noqa: PLC0415
 
     kept = kept_study(study, results_dir)
-    model, memory_bytes = model_of(kept), host_bytes(kept)
-    print_applied(shipped(kept), model, target.value, memory_bytes=memory_bytes)
+    print_applied(
+        shipped(kept),
+        model_of(kept),
+        target.value,
+        memory_bytes=host_bytes(kept),
+        arguments=kept.environment.get("llama_cpp", {}).get("arguments") or (),
+    )
     return EXIT_DONE

@@ -3,11 +3,10 @@
 from autotune.cli import console
 from autotune.cli.words import compared, request_of
 from autotune.params import Params
+from autotune.stats import LEAST_PAIRS
 from autotune.tuning.objective import Objective
 from autotune.tuning.session import Tuned
 from autotune.words import THE_DEFAULTS, clock_time, counted, described, digits, duration, failures
-
-_FEW_PAIRS = 2  # With fewer, the verification decides nothing.
 
 
 def summary(tuned: Tuned, objective: Objective) -> str:
@@ -53,7 +52,7 @@ def _verdict(tuned: Tuned, objective: Objective) -> str:
         return f"Better: {_takes(tuned, objective, candidate)}, {compared(seen)}."
     if verification.verdict == "worse":
         return f"Worse: the best candidate is {compared(seen)}; {keep}"
-    few = "; one pair decides nothing" if seen.pairs < _FEW_PAIRS else ""
+    few = "; one pair decides nothing" if seen.pairs < LEAST_PAIRS else ""
     return f"Not shown: the best candidate is {compared(seen)}{few}; {keep}"
 
 

@@ -16,7 +16,7 @@ from autotune.hardware import detect_hardware
 from autotune.llama_cpp.capabilities import build_identity
 from autotune.llama_cpp.locate import BENCH, find_program
 from autotune.model import analyze_model
-from autotune.results.changes import changes
+from autotune.results.changes import TESTS, changes
 from autotune.results.profile import Kept, Profile, environ_with, newest_profile, save
 from autotune.results.studies import new_folder
 from autotune.tuning import prepare
@@ -212,7 +212,7 @@ def _rechecked(looked: _Looked, *, reason: str) -> Rechecked:
         reason=reason,
         comparison=None,
         evidence=None,
-        changed=changes(then, looked.now),
+        changed=[change for change in changes(then, looked.now) if change.what != TESTS],
         study_is_known=bool(looked.then),
     )
 

@@ -56,10 +56,12 @@ def _joined(*texts: str, separator: str = ", ") -> str:
 def _machine(kept: Circumstances) -> tuple[str, ...]:
     cores, size = _text(kept, "hardware", "cpu_cores_usable"), _at(kept, "hardware", "ram_total_gb")
     cpu = _joined(_text(kept, "hardware", "cpu_name"), f"{cores} cores" if cores else "")
+    threads, quota = (_text(kept, "hardware", key) for key in ("cpu_threads_usable", "cpu_quota"))
+    granted = _joined(f"{threads} threads" if threads else "", f"quota {quota}" if quota else "")
     gpus = _joined(*(_text(gpu, "name") for gpu in _each(kept, "hardware", "gpus")))
     # A kernel reserves some megabytes more or less; a memory module is gigabytes.
     memory = f"{round(size)} GiB" if isinstance(size, int | float) else ""
-    return cpu, gpus or ("no GPU" if cpu else ""), memory
+    return cpu, gpus or ("no GPU" if cpu else ""), memory, granted
 
 
 def _drivers(kept: Circumstances) -> tuple[str, ...]:
@@ -102,13 +104,24 @@ def _request(kept: Circumstances) -> tuple[str, ...]:
     """Tokens and what is minimised, and what was fixed for all."""
     names = ("n_prompt", "n_gen", "n_depth", "objective")
     said = (f"{name} {value}" for name in names if (value := _text(kept, "request", name)))
-    fixed = _at(kept, "request", "parameters")
-    if not isinstance(fixed, Mapping):
-        return _joined(*said), ""
-    values = (f"{name}={','.join(map(str, _each(fixed, name)))}" for name in fixed)
-    return _joined(*said), " ".join(values) or "nothing fixed"
+    return _joined(*said), _fixed(_at(kept, "request", "parameters"))
 
 
+def _fixed(parameters: object) -> str:
+    if not isinstance(parameters, Mapping):
+        return ""
+    values = (f"{name}={','.join(map(str, _each(parameters, name)))}" for name in parameters)
+    return " ".join(values) or "nothing fixed"
+
+
+def _tests(kept: Circumstances) -> tuple[str, ...]:
+    """What stands for the request; a rate of pp512 is none of pp2048."""
+    tests = _at(kept, "request", "tests")
+    return (_joined(*map(str, tests.values())) if isinstance(tests, Mapping) else "",)
+
+
+# These are chosen anew by each session, by how fast the machine seems.
+TESTS = "tests"
 _FACTS: Mapping[str, Callable[[Circumstances], tuple[str, ...]]] = {
     "machine": _machine,
     "driver": _drivers,
@@ -118,6 +131,7 @@ _FACTS: Mapping[str, Callable[[Circumstances], tuple[str, ...]]] = {
     "model": _model,
     "file": _file,
     "request": _request,
+    TESTS: _tests,
     "context": lambda kept: (_text(kept, "n_ctx"),),
     "lcm": lambda kept: (_text(kept, "lcm"),),
 }

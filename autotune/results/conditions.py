@@ -17,7 +17,7 @@ def conditions(run: RunFacts) -> Row:
         "started_at": _when(run.started_at),
         "ended_at": _when(run.ended_at),
         "load_s": run.load_s,
-        "foreign_cpus": _foreign_cpus(run),
+        "foreign_cpus": foreign_cpus(run),
         "pressure_cpu": _share("pressure_cpu_s", run),
         "pressure_memory": _share("pressure_memory_s", run),
         "pressure_io": _share("pressure_io_s", run),
@@ -26,6 +26,12 @@ def conditions(run: RunFacts) -> Row:
         **{name: value for name, value in run.after.items() if name.endswith(_SENSORS)},
         **_of_gpus(run),
     }
+
+
+def foreign_cpus(run: RunFacts) -> float | None:
+    """CPUs that others kept busy; never below 0, though the two counters tick unevenly."""
+    busy, own = _share("busy_s", run), _share("own_s", run)
+    return None if busy is None or own is None else round(max(busy - own, 0.0), 6)
 
 
 def worst(tests: Iterable[Row]) -> Row:
@@ -64,11 +70,6 @@ def _share(name: str, run: RunFacts) -> float | None:
     """How much a counter of seconds rose in each second."""
     rise, passed_s = _rise(name, run), _rise("at_s", run)
     return round(rise / passed_s, 6) if rise is not None and passed_s else None
-
-
-def _foreign_cpus(run: RunFacts) -> float | None:
-    busy, own = _share("busy_s", run), _share("own_s", run)
-    return None if busy is None or own is None else round(busy - own, 6)
 
 
 def _counted(name: str, run: RunFacts) -> int | None:

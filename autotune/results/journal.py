@@ -1,8 +1,8 @@
 """The record of a study: a line of JSON for each thing that happened, written once, at once.
 
 `journal.jsonl` is only ever appended to, and each line is on the disk before the next test ends. So
-whatever ends a night, all that had been measured is there. A last line that was cut short by a
-crash is passed over.
+whatever ends a night, all that had been measured is there. A last line that a crash has cut short
+is passed over, and taken away by the session that goes on.
 """
 
 import json
@@ -18,6 +18,8 @@ from autotune.llama_cpp.records import Outcome, outcome_from_json, outcome_to_js
 from autotune.params import Params, params_from_json, params_to_json
 
 FORMAT_VERSION = 1
+# A record with everything that llama-bench has said is a few kilobytes.
+_LONGEST_LINE = 1 << 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +89,7 @@ class Journal:
     def __enter__(self) -> Self:
         try:
             self._file = self._path.open("a+b", buffering=0)
-            if _ends_amid_a_line(self._file):
-                self._file.write(b"\n")
+            _end_the_last_line(self._file)
         except OSError as error:
             raise self._unwritable(error) from error
         return self
@@ -151,11 +152,15 @@ def read_journal(path: Path) -> Contents:
     return Contents(entries=tuple(entries), damaged=damaged)
 
 
-def _ends_amid_a_line(file: FileIO) -> bool:
-    if file.seek(0, os.SEEK_END) == 0:
-        return False
-    file.seek(-1, os.SEEK_END)
-    return file.read(1) != b"\n"
+def _end_the_last_line(file: FileIO) -> None:
+    """What a crash has cut short was never valid, and is taken away."""
+    size = file.seek(0, os.SEEK_END)
+    file.seek(max(size - _LONGEST_LINE, 0))
+    rest = file.read(_LONGEST_LINE).rpartition(b"\n")[2] if size else b""
+    if rest and _read(rest):
+        file.write(b"\n")
+    elif rest:
+        file.truncate(size - len(rest))
 
 
 def _to_json(entry: Entry) -> dict[str, Any]:

@@ -63,7 +63,6 @@ def read_study(folder: Folder) -> Stored:
 def stored(folder: Folder, entries: Sequence[Entry], *, damaged: int = 0) -> Stored:
     """Put together what stands in a folder and what its journal says."""
     records = tuple(entry for entry in entries if isinstance(entry, Record))
-    evidence = [entry.evidence for entry in entries if isinstance(entry, Evidence)]
     return Stored(
         folder=folder,
         environment=environment_of(folder),
@@ -71,10 +70,30 @@ def stored(folder: Folder, entries: Sequence[Entry], *, damaged: int = 0) -> Sto
         records=records,
         visited=_visited(entries, records),
         incumbents=tuple(entry for entry in entries if isinstance(entry, Incumbent)),
-        evidence=evidence[-1] if evidence else None,
+        evidence=last_evidence(entries),
         profile=_profile(folder),
         damaged=damaged,
     )
+
+
+def last_evidence(entries: Sequence[Entry], *, proven: bool = False) -> Mapping[str, Any] | None:
+    """What the last session came to; one that was cut off leaves a gain that was shown before.
+
+    Args:
+        entries: of a journal.
+        proven: only a gain that was shown.
+    """
+    last: Mapping[str, Any] | None = None
+    for entry in entries:
+        if isinstance(entry, Evidence):
+            last = entry.evidence
+        elif isinstance(entry, Session) and not _is_gain(last):
+            last = None
+    return last if not proven or _is_gain(last) else None
+
+
+def _is_gain(evidence: Mapping[str, Any] | None) -> bool:
+    return evidence is not None and evidence.get("verdict") == "better"
 
 
 def _visited(entries: Sequence[Entry], records: Sequence[Record]) -> tuple[Visited, ...]:

@@ -17,10 +17,10 @@ import os
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_type_hints
+from typing import IO, Any, Literal, get_type_hints
 
 from autotune.errors import ConfigError, SurroundingsError
 from autotune.results.profile import results_folder, write_whole
@@ -33,8 +33,10 @@ if os.name == "posix":
 # 2: the files above. Both are read; a study of format 1 that is resumed becomes one of format 2.
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
-# The study that was begun last, wherever a study is to be named.
+# The study that was begun last, verifications aside, wherever a study is to be named.
 LATEST = "latest"
+
+_MOMENT_S = 0.1
 
 State = Literal["running", "interrupted", "finished"]
 Purpose = Literal["tune", "verify"]
@@ -82,6 +84,14 @@ class Folder:
         """The best so far."""
         return self.path / "profile.json"
 
+    def in_state(self, state: State) -> None:
+        """Write down how far it got; what was known of its verdict stays.
+
+        Raises:
+            SurroundingsError: it cannot be written.
+        """
+        replace(self, state=state).write()
+
     def concluded(
         self,
         state: State,
@@ -91,7 +101,7 @@ class Folder:
         low: float | None = None,
         high: float | None = None,
     ) -> None:
-        """Write down how far it got, and what came of it.
+        """Write down that a session is over, and what came of it.
 
         Raises:
             SurroundingsError: it cannot be written.
@@ -234,11 +244,14 @@ def read_folder(path: Path) -> Folder:
     hints = get_type_hints(Folder)
     try:
         facts = {name: typed(value, hints[name]) for name, value in kept.items()}
-        return Folder(path=path, **facts)
+        folder = Folder(path=path, **facts)
     except KeyError as error:
         raise _bad(file, f"it has an unknown key {error}") from error
     except TypeError as error:
         raise _bad(file, str(error)) from error
+    # Killed, or the power went: it could not write down its end.
+    is_dead = folder.state == "running" and not _is_written(path)
+    return replace(folder, state="interrupted") if is_dead else folder
 
 
 def _bad(file: Path, what: str) -> ConfigError:
@@ -259,7 +272,8 @@ def find_study(name: str, environ: Mapping[str, str] | None = None) -> Folder:
         return read_folder(Path(name))
     folders = all_folders(environ)
     if name == LATEST and folders:
-        return folders[-1]
+        tuned = [folder for folder in folders if folder.purpose == "tune"]
+        return (tuned or folders)[-1]
     found = [folder for folder in folders if folder.name.startswith(name)]
     exactly = [folder for folder in found if folder.name == name]
     if len(exactly or found) != 1:
@@ -286,13 +300,43 @@ def written_by_one(folder: Folder) -> Iterator[None]:
     Raises:
         ConfigError: another process writes this study.
     """
-    with (folder.path / "lock").open("w") as file:
-        if os.name == "posix":
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                raise ConfigError(
-                    f"another lcm is writing the study {folder.path}",
-                    hint="wait for it to end, or begin another with --fresh",
-                ) from None
+    with ExitStack() as stack:
+        try:
+            file = stack.enter_context((folder.path / "lock").open("w"))
+            _lock(file)
+        except BlockingIOError:
+            raise ConfigError(
+                f"another lcm is writing the study {folder.path}",
+                hint="wait for it to end, or begin another with --fresh",
+            ) from None
+        except OSError as error:
+            raise SurroundingsError(
+                f"{folder.path} cannot be locked: {error.strerror}",
+                hint="see its permissions, or name another folder: --results-dir",
+            ) from error
         yield
+
+
+def _lock(file: IO[str]) -> None:
+    """A reader that only asks who writes holds the lock for a moment."""
+    if os.name != "posix":
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(_MOMENT_S)
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _is_written(path: Path) -> bool:
+    """A process holds the lock; where that cannot be told, one is believed to."""
+    if os.name != "posix":
+        return True
+    try:
+        with (path / "lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # There is no lock yet, or none that may be read.
+        return False
+    return False

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from autotune.params import Params
-from autotune.stats import PRIOR_SD, Comparison, compare
+from autotune.stats import LEAST_PAIRS, PRIOR_SD, Comparison, compare
 from autotune.tuning import events
 from autotune.tuning.lab import INTERRUPTED, Lab, TimeIsUp
 from autotune.tuning.objective import Part
@@ -23,7 +23,7 @@ Verdict = Literal["better", "not shown", "worse"]
 # Looking after every round and stopping at the first that shows it would claim too often: early
 # looks take stronger evidence, so that all of them and the last claim 5 % of nothing together.
 EARLY_CONFIDENCE, LAST_CONFIDENCE = 0.99, 0.95
-LEAST_ROUNDS, MOST_ROUNDS = 2, 16
+LEAST_ROUNDS, MOST_ROUNDS = LEAST_PAIRS, 16
 # After this many rounds, what looks no faster, or by 2 % at best, is not worth more of them.
 _HOPELESS_ROUNDS, _HOPELESS_RATIO = 6, 1.02
 # Candidates that cannot be told apart, and are this close by what was seen, are tied.
@@ -93,7 +93,7 @@ class Verifier:
                 early = self._best(EARLY_CONFIDENCE)
                 seen = early[1] if early else None
                 self._lab.tell(events.Verifying(rounds=rounds, comparison=seen))
-                if seen and seen.pairs >= LEAST_ROUNDS and self._is_over(seen, rounds):
+                if seen and seen.pairs >= LEAST_PAIRS and self._is_over(seen, rounds):
                     return self._verification(early)
         except TimeIsUp:
             pass
@@ -219,8 +219,8 @@ class Verifier:
 
 
 def _verdict(seen: Comparison | None) -> Verdict:
-    if seen and seen.pairs >= LEAST_ROUNDS and seen.shown_better:
+    if seen and seen.pairs >= LEAST_PAIRS and seen.shown_better:
         return "better"
-    if seen and seen.pairs >= LEAST_ROUNDS and seen.shown_worse:
+    if seen and seen.pairs >= LEAST_PAIRS and seen.shown_worse:
         return "worse"
     return "not shown"

@@ -307,6 +307,7 @@ def serving(made: Setup, *words: str, environ: Mapping[str, str] | None = None) 
 def test_the_text_is_on_stdout_and_what_it_lacks_on_stderr(
     target: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    (tmp_path / "gemma.gguf").touch()
     print_applied(profile(GPU), tmp_path / "gemma.gguf", target, memory_bytes=1 << 30)
     out, err = capfd.readouterr()
     assert out.startswith(("# Gemma", "; Gemma"))
@@ -338,7 +339,21 @@ def test_a_link_that_a_container_cannot_follow_is_refused(tmp_path: Path) -> Non
     assert "/data/m.gguf" in caught.value.hint
 
 
-def test_a_format_that_is_not_there_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="no format 'lmstudio'") as caught:
-        print_applied(profile(), tmp_path / "m.gguf", "lmstudio")
-    assert "docker-compose" in caught.value.hint
+@pytest.mark.parametrize("target", TARGETS)
+def test_what_only_llama_bench_was_given_is_told_above_and_beside(
+    target: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    print_applied(profile(), tmp_path / "m.gguf", target, arguments=("--rpc", "host:1\nevil"))
+    out, err = capfd.readouterr()
+    said = "measured with --rpc 'host:1\\nevil', which stands for llama-bench"
+    assert said in out
+    assert f"warning: {target}: {said}" in err
+
+
+def test_a_model_that_is_gone_is_told_of(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    model = tmp_path / "m.gguf"
+    print_applied(profile(), model, "sh")
+    assert f"warning: {model} is not there" in capfd.readouterr().err
+    model.touch()
+    print_applied(profile(), model, "sh")
+    assert "is not there" not in capfd.readouterr().err

@@ -147,3 +147,42 @@ def test_what_is_compared_may_differ(results: Path) -> None:
 def test_a_study_that_knows_no_circumstances_is_not_compared() -> None:
     assert "does not say what it was measured on" in refused("compare", OLD, NEW)
     assert "--across colour: no such key" in refused("compare", NEW, NEW, "--across", "colour")
+
+
+def test_without_a_command_the_help_is_printed() -> None:
+    assert said() == said("--help")
+
+
+def test_what_differs_forges_no_line(results: Path) -> None:
+    circumstances(results, copied(results, "later"), kernel="9\x1b[2J\nB is 9x as fast")
+
+    text = said("compare", NEW, "later", "--across", "kernel")
+
+    assert "9\\x1b[2J\\nB is 9x as fast in B" in text
+
+
+def test_a_stdout_without_the_letters_of_a_name_is_enough(
+    results: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = {"path": "/models/modèle.gguf", "name": "modèle"}
+    circumstances(results, NEW, model=model)
+    records = results / "studies" / NEW / "journal.jsonl"
+    records.write_text(records.read_text().replace("/models/tiny", "/models/modèle"))
+    written = said("export", NEW)
+    monkeypatch.setenv("PYTHONIOENCODING", "ascii")
+
+    assert said("export", NEW) == written
+    for command in (["show"], ["list"], ["report", "--format", "markdown"], ["apply", "--for=sh"]):
+        said(*command)
+
+
+def test_a_level_that_llama_bench_has_not_is_refused() -> None:
+    assert "has records alone" in refused("export", "--format=llama-bench", "--level=trial")
+
+
+def test_arguments_of_llama_bench_are_not_lost(results: Path) -> None:
+    circumstances(results, NEW, llama_cpp={"arguments": ["--rpc", "host:1"]})
+
+    told = "easured with --rpc host:1, which stands for llama-bench; give llama-server the same"
+    assert told in said("apply", "--for", "env")
+    assert told in said("report", "--format", "markdown").replace("\\", "")

@@ -9,8 +9,9 @@ from fakes.simulator import cpu16
 from fakes.tuned import plan_for, session_on
 
 from autotune.cli.keeping import Keeper, entries_of
+from autotune.params import Params
 from autotune.results.journal import Evidence
-from autotune.results.profile import Profile, load
+from autotune.results.profile import Profile, load, save
 from autotune.results.stored import Stored, read_study, stored
 from autotune.results.studies import Folder, new_folder
 from autotune.tuning import events
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from autotune.llama_cpp.records import Outcome
-    from autotune.params import Params
 
 WORKLOAD = load_workload("quick")
 
@@ -131,3 +131,15 @@ def test_a_study_of_the_first_format_that_goes_on_is_kept_whole(folder: Folder) 
     assert [(v.trial, v.records) for v in again.visited] == [
         (v.trial, v.records) for v in whole.visited
     ]
+
+
+def test_a_proven_profile_stays_while_a_later_session_goes_on(folder: Folder) -> None:
+    run(folder, Keeper.take, resume=False)
+    proven = profile_of(Params(n_threads=99))
+    with Keeper(folder, budget_s=200, profile_of=profile_of) as keeper:
+        keeper.conclude({"verdict": "better"})
+    save(folder.profile, proven)
+
+    run(folder, Keeper.take, resume=True)
+
+    assert load(folder.profile) == proven

@@ -87,6 +87,28 @@ def test_studies_are_offered_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
     assert before == []
     assert study_names("gem") == ["gemma-chat-1", "gemma-chat-2"]
+    assert study_names("la") == ["latest"]
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("lcm results compare o", ["other"]),
+        ("lcm results compare other l", ["latest"]),
+        ("lcm results compare other latest --across bu", ["build"]),
+    ],
+)
+def test_what_is_compared_is_offered(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    line: str,
+    words: Sequence[str],
+) -> None:
+    monkeypatch.setenv("LCM_RESULTS_DIR", str(tmp_path))
+    (tmp_path / "studies" / "other").mkdir(parents=True)
+
+    assert offered(monkeypatch, capsys, line) == words
 
 
 def test_bash_itself_completes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

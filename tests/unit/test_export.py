@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import csv_columns
 import pandas as pd
@@ -17,11 +17,14 @@ from fakes.kept import kept_study
 from hypothesis import given
 from hypothesis import strategies as st
 
+from autotune.cli import results
 from autotune.cli.exported import export
 from autotune.errors import ConfigError, SurroundingsError
 from autotune.llama_cpp.records import Measurement
 from autotune.params import Params
+from autotune.results.apply import TARGETS
 from autotune.results.columns import LLAMA_BENCH, Level, columns
+from autotune.results.conditions import foreign_cpus
 from autotune.results.export import csv_text, jsonl_text, llama_bench_text, parquet_bytes
 from autotune.results.rows import rows
 from autotune.results.stored import Stored
@@ -102,6 +105,15 @@ def test_a_record_says_what_the_machine_did(study: Stored) -> None:
     assert 52 < float(disturbed["temperature_c"]) < 90
     assert float(disturbed["gpu0_clock_mhz"]) == 1905
     assert (disturbed["gpu0_throttle_reasons"], disturbed["swapped_pages"]) == ("4", "0")
+
+
+@pytest.mark.parametrize(("busy_s", "cpus"), [(0.4, 0.0), (0.5, 0.0), (2.5, 2.0)])
+def test_others_never_use_less_than_nothing(study: Stored, busy_s: float, cpus: float) -> None:
+    run = study.records[0].outcome.run
+    began = {"at_s": 0.0, "busy_s": 0.0, "own_s": 0.0}
+    ended = {"at_s": 1.0, "busy_s": busy_s, "own_s": 0.5}
+
+    assert foreign_cpus(replace(run, before=began, after=ended)) == cpus
 
 
 def test_a_failure_has_its_configuration_and_no_speed(study: Stored) -> None:
@@ -344,9 +356,23 @@ def test_a_file_has_what_is_printed(
 
 
 def test_what_cannot_be_asked_for_is_said(study: Stored) -> None:
-    for fmt, level in (("xml", "record"), ("csv", "run"), ("parquet", "record")):
+    for fmt, level in (("parquet", "record"), ("llama-bench", "trial"), ("llama-bench", "sample")):
         with pytest.raises(ConfigError):
             export(study, fmt=fmt, level=level, output=None)
+
+
+@pytest.mark.parametrize("fmt", results.ExportFormat)
+def test_every_format_that_can_be_typed_is_written(
+    study: Stored, fmt: results.ExportFormat, tmp_path: Path
+) -> None:
+    export(study, fmt=fmt.value, level=None, output=tmp_path / "file")
+
+    assert (tmp_path / "file").stat().st_size > 0
+
+
+def test_the_words_that_can_be_typed_are_those_that_are_known() -> None:
+    assert {level.value for level in results.Level} == set(get_args(Level))
+    assert {target.value for target in results.Target} == set(TARGETS)
 
 
 def test_a_pipe_is_written_to_and_not_replaced(study: Stored) -> None:

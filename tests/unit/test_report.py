@@ -14,13 +14,15 @@ from fakes.kept import kept_study
 
 from autotune.cli.reported import report
 from autotune.errors import SurroundingsError
-from autotune.results.report import facts, ticks
+from autotune.results.report import facts, series, tables, ticks
 from autotune.results.report.markdown import code, escaped, markdown
 from autotune.results.report.page import page
 from autotune.results.report.shell import typed
-from autotune.results.report.verdict import by_chance, verdict, with_interval
+from autotune.results.report.verdict import by_chance, verdict
 from autotune.results.stored import Stored, Visited
-from autotune.results.studies import State
+from autotune.results.studies import Purpose, State
+from autotune.stats import LEAST_PAIRS
+from autotune.words import ratios
 
 HOSTILE = "<script>alert(1)</script> \"'&|`$(id)` @all #1 \x1b[31m\n\u202e $x$ %s {{7*7}}"
 
@@ -67,6 +69,13 @@ def test_worse_keeps_the_defaults(study: Stored) -> None:
 
     assert sentence(worse).startswith("Keep llama.cpp's defaults: the best candidate is slower. ")
     assert "chance" not in sentence(worse)
+
+
+@pytest.mark.parametrize(("pairs", "said"), [(LEAST_PAIRS - 1, True), (LEAST_PAIRS, False)])
+def test_a_single_pair_is_said_to_decide_nothing(study: Stored, pairs: int, *, said: bool) -> None:
+    few = saying(study, verdict="not shown", pairs=pairs)
+
+    assert ("one pair decides nothing" in sentence(few)) == said
 
 
 def test_an_evidence_of_before_chance_was_kept_has_none(study: Stored) -> None:
@@ -134,15 +143,19 @@ def test_a_part_alone_is_named(study: Stored) -> None:
         ((1.0823, 1.0712, 1.0935), ["1.082", "1.071", "1.093"]),
         ((1.0823, 1.05, 1.12), ["1.08", "1.05", "1.12"]),
         ((1.02, 1.004, 1.09), ["1.020", "1.004", "1.090"]),
+        ((1.02, 1.0004, 1.04), ["1.0200", "1.0004", "1.0400"]),
+        ((1.9, 2.3), ["1.9", "2.3"]),
+        ((2.1,), ["2.10"]),
+        ((1.0004,), ["1.0004"]),
         ((51.3, 44.0, 58.0), ["51", "44", "58"]),
         ((1.5, 1.5, 1.5), ["1.50", "1.50", "1.50"]),
         ((1.0, 1.0, 1.0), ["1.00", "1.00", "1.00"]),
     ],
 )
 def test_a_ratio_has_the_digits_that_its_interval_justifies(
-    interval: tuple[float, float, float], said: list[str]
+    interval: tuple[float, ...], said: list[str]
 ) -> None:
-    assert with_interval(*interval) == said
+    assert ratios(*interval) == said
 
 
 @pytest.mark.parametrize(
@@ -315,16 +328,77 @@ def test_an_empty_study_has_a_page(study: Stored) -> None:
 
 
 def test_a_disturbed_round_is_marked_and_not_hidden(study: Stored) -> None:
-    verified = [n for n, v in enumerate(study.visited) if v.trial.kind == "verify"]
-    trials = list(study.visited)
-    one = trials[verified[2]]
-    trials[verified[2]] = replace(one, trial=replace(one.trial, disturbed="memory was short"))
+    evidence = study.evidence or {}
+    tests = [
+        {**test, "disturbed": "memory was short" if test["round"] == "round 2" else ""}
+        for test in evidence["candidate"]["samples"]
+    ]
+    candidate = {**evidence["candidate"], "samples": tests}
 
-    text = page(saying(replace(study, visited=tuple(trials)), disturbed_rounds=1))
+    text = page(saying(study, candidate=candidate, disturbed_rounds=1))
 
-    assert "20 tests, of which 2 disturbed" in text
+    assert "20 tests, of which 4 in disturbed rounds" in text  # The clean side does not count.
     assert "1 round of the verification was disturbed" in text
-    assert text.count("memory was short") >= 3
+    assert text.count("memory was short") == 4
+
+
+def test_what_an_earlier_session_verified_is_not_drawn_as_if_it_counted(study: Stored) -> None:
+    last = study.visited[-1]
+    before = replace(last, trial=replace(last.trial, source="interrupted", number=99))
+    resumed = replace(study, visited=(before, *study.visited))
+
+    assert series.samples(resumed, "tg") == series.samples(study, "tg")
+    assert len(series.samples(replace(resumed, evidence=None), "tg")) == 11
+
+
+def test_rounds_of_one_name_are_told_apart(study: Stored) -> None:
+    """All of those that a session ran after its interruption are called so."""
+    evidence = study.evidence or {}
+    sides = {
+        side: {
+            **evidence[side],
+            "samples": [
+                {**test, "round": "interrupted", "disturbed": test["round"][6:] * (side == busy)}
+                for test in evidence[side]["samples"]
+            ],
+        }
+        for side, busy in (("baseline", ""), ("candidate", "candidate"))
+    }
+    visited = tuple(replace(v, trial=replace(v.trial, source="interrupted")) for v in study.visited)
+
+    seen = series.samples(saying(replace(study, visited=visited), **sides), "pp")
+
+    assert [s.disturbed for s in seen] == list("1122334455")
+
+
+def test_the_drift_is_in_a_table_without_any_sensor(study: Stored) -> None:
+    blind = [replace(w, foreign_cpus=None, temperatures_c={}) for w in series.weather(study)]
+    blind = [replace(w, clock_mhz=None) for w in blind]
+    again = series.again(study)
+
+    table = tables.of_night(again, blind)
+
+    names = ("Time", "Measured again", "Prompt processing, median = 1")
+    assert table.columns[:4] == (*names, "Text generation, median = 1")
+    assert len(table.rows) == len({a.trial for a in again})
+    assert {row[1] for row in table.rows} == {"defaults", "anchor"}
+    assert [float(row[2]) for row in table.rows] == pytest.approx(
+        [a.ratio for a in again if a.part == "pp"], abs=0.001
+    )
+
+
+@pytest.mark.parametrize(
+    ("purpose", "next_step"),
+    [("tune", "lcm run ... --deep --resume"), ("verify", "verify again with: lcm verify MODEL")],
+)
+def test_what_was_interrupted_says_what_to_do(
+    study: Stored, purpose: Purpose, next_step: str
+) -> None:
+    folder = replace(study.folder, state="interrupted", purpose=purpose)
+
+    (said,) = [w for w in facts.warnings(replace(study, folder=folder)) if "interrupted" in w]
+
+    assert next_step in said
 
 
 def test_ten_thousand_trials_fit_in_a_megabyte(study: Stored) -> None:

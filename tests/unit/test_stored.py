@@ -8,6 +8,8 @@ import pytest
 
 from autotune.cli.kept import kept_study
 from autotune.errors import ConfigError, SurroundingsError
+from autotune.results.journal import Entry, Evidence, Session
+from autotune.results.stored import last_evidence
 from autotune.results.studies import (
     FORMAT_VERSION,
     all_folders,
@@ -15,6 +17,7 @@ from autotune.results.studies import (
     new_folder,
     read_folder,
     unreadable_folders,
+    written_by_one,
 )
 
 FIXTURES = Path(__file__).parents[1] / "fixtures" / "studies"
@@ -76,10 +79,11 @@ def test_a_study_is_found_by_its_name_its_beginning_its_path_and_as_the_latest(
     monkeypatch.chdir(tmp_path)
     alpha, beta = new_folder("alpha", "chat", environ), new_folder("beta", "chat", environ)
 
-    assert find_study(alpha.name, environ) == alpha
-    assert find_study("al", environ) == alpha
-    assert find_study(str(alpha.path), environ) == alpha
-    assert find_study("latest", environ) == max(alpha, beta, key=lambda f: (f.started, f.name))
+    latest = max(alpha, beta, key=lambda folder: (folder.started, folder.name))
+    named = {alpha.name: alpha, "al": alpha, str(alpha.path): alpha, "latest": latest}
+    assert {name: find_study(name, environ).path for name in named} == {
+        name: folder.path for name, folder in named.items()
+    }
 
 
 def test_a_name_that_is_whole_wins_over_longer_ones(environ: dict[str, str]) -> None:
@@ -124,10 +128,68 @@ def test_a_damaged_study_is_named_and_hides_no_other(
     kept = json.loads(file.read_text())
     file.write_text("{" if change is None else json.dumps({**kept, **change}))
 
-    assert all_folders(environ) == [whole]
+    assert [folder.path for folder in all_folders(environ)] == [whole.path]
     assert unreadable_folders(environ) == [damaged.path]
     with pytest.raises(ConfigError, match=said):
         read_folder(damaged.path)
+
+
+def test_the_latest_is_no_verification_where_there_is_another(environ: dict[str, str]) -> None:
+    tuned = new_folder("m", "chat", environ)
+    new_folder("z", "chat", environ, purpose="verify")
+
+    assert find_study("latest", environ).path == tuned.path
+
+
+def test_what_nobody_writes_any_more_was_interrupted(environ: dict[str, str]) -> None:
+    folder = new_folder("m", "chat", environ)
+
+    with written_by_one(folder):
+        # A lock is of an open file, so this process can be held off by itself.
+        assert read_folder(folder.path).state == "running"
+        with pytest.raises(ConfigError, match="another lcm"), written_by_one(folder):
+            pass
+
+    assert read_folder(folder.path).state == "interrupted"
+
+
+def test_a_folder_that_cannot_be_locked_is_an_error(environ: dict[str, str]) -> None:
+    folder = new_folder("m", "chat", environ)
+    (folder.path / "lock").mkdir()
+
+    with pytest.raises(SurroundingsError, match="cannot be locked"), written_by_one(folder):
+        pass
+
+
+def test_a_state_keeps_what_is_known_and_a_conclusion_does_not(environ: dict[str, str]) -> None:
+    folder = new_folder("m", "chat", environ)
+    folder.concluded("interrupted", verdict="better", ratio=1.2, low=1.1, high=1.3)
+
+    read_folder(folder.path).in_state("interrupted")
+    assert read_folder(folder.path).ratio == 1.2
+
+    read_folder(folder.path).concluded("finished", verdict="not shown")
+    assert read_folder(folder.path).ratio is None
+
+
+BEGAN = Session(at=0.0, lcm="0.1.0", budget_s=None, resumed=False)
+BETTER, NOT_SHOWN = Evidence(evidence={"verdict": "better"}), Evidence(evidence={"verdict": "no"})
+
+
+@pytest.mark.parametrize(
+    ("entries", "last"),
+    [
+        ([BEGAN], None),
+        ([BEGAN, NOT_SHOWN], NOT_SHOWN),
+        ([BEGAN, NOT_SHOWN, BEGAN], None),
+        ([BEGAN, BETTER, BEGAN], BETTER),
+        ([BEGAN, BETTER, BEGAN, NOT_SHOWN], NOT_SHOWN),
+    ],
+)
+def test_a_session_that_was_cut_off_leaves_only_a_gain_that_was_shown(
+    entries: list[Entry], last: Evidence | None
+) -> None:
+    assert last_evidence(entries) == (last and last.evidence)
 
 
 def test_two_studies_that_begin_at_once_have_folders_of_their_own(

@@ -1,6 +1,7 @@
 """What is put to use and where, as every format takes it, and the comment that stands above."""
 
 import re
+import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,7 @@ class Setup:
     n_cpus: int | None = None  # Of this machine.
     memory_bytes: int | None = None  # RAM that weights, cache and buffers take; None: unknown.
     mount: Path | None = None  # The folder that a container is to see; None: the model's own.
+    arguments: tuple[str, ...] = ()  # Given to llama-bench beside the profile's parameters.
     user: str = ""  # Whose process llama-server is to be; "": root's.
 
     @property
@@ -60,6 +62,14 @@ class Setup:
     def locked(self) -> bool:
         """The weights are locked into memory."""
         return self.params.load_mode in {"mlock", "mmap+mlock"}
+
+    @property
+    def unsaid(self) -> tuple[str, ...]:
+        """What no format says of the measured configuration."""
+        if not self.arguments:
+            return ()
+        said = shlex.join(self.arguments)
+        return (f"measured with {said}, which stands for llama-bench; give llama-server the same",)
 
     @property
     def name(self) -> str:
@@ -102,7 +112,8 @@ def comment(
         dialect: whose flags the text has; "" where it has none of llama.cpp's.
         unsaid: what the format, or the program, has no words for.
     """
-    lines = [*_origin(setup.profile, dialect), *use, *(f"Not said here: {what}" for what in unsaid)]
+    lacking = (f"Not said here: {what}" for what in (*setup.unsaid, *unsaid))
+    lines = [*_origin(setup.profile, dialect), *use, *lacking]
     return "".join(f"{mark} {_ended(printable(line))}\n" for line in lines)
 
 

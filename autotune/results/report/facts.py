@@ -1,13 +1,14 @@
 """What a report says in tables and lines, in the words of people; the same for every format."""
 
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from autotune.llama_cpp.records import Failure
 from autotune.params import Params, params_from_json
-from autotune.results.report.verdict import with_interval
 from autotune.results.stored import Stored
+from autotune.results.studies import Purpose
 from autotune.words import (
     clock_time,
     counted,
@@ -15,6 +16,7 @@ from autotune.words import (
     digits,
     duration,
     failure_kind,
+    ratios,
     size,
 )
 
@@ -28,6 +30,11 @@ MEMORY = {
 }
 _REQUESTS = {"request": "Whole request", "pp": "Whole prompt", "tg": "Whole answer"}
 NOT_MEASURED = "not measured"
+# What to do about a study that was interrupted, by what it was for.
+_AGAIN: Mapping[Purpose, str] = {
+    "tune": "lcm run ... --deep --resume goes on with it",
+    "verify": "verify again with: lcm verify MODEL",
+}
 _LONGEST = 300  # Of what others have written; a name in a GGUF may be megabytes.
 
 
@@ -106,7 +113,7 @@ def _rows(
     ]
     ratio = ""
     if evidence.get("ratio") is not None:
-        middle, low, high = with_interval(evidence["ratio"], evidence["low"], evidence["high"])
+        middle, low, high = ratios(evidence["ratio"], evidence["low"], evidence["high"])
         ratio = f"{middle}x ({low} to {high})"
     name = _REQUESTS[evidence["workload"]["objective"]]
     yield name, seconds[0], seconds[1], ratio
@@ -147,7 +154,7 @@ def _warnings(stored: Stored) -> Iterator[str]:
     if stored.folder.state == "running":
         yield "This study is not finished: the report shows how it stood when this was written."
     if stored.folder.state == "interrupted" or evidence.get("complete") is False:
-        yield "This study was interrupted; lcm run ... --deep --resume goes on with it."
+        yield f"This study was interrupted; {_AGAIN[stored.folder.purpose]}."
     if rounds := evidence.get("disturbed_rounds"):
         yield (
             f"{counted(rounds, 'round')} of the verification {_was(rounds)} disturbed by something "
@@ -159,6 +166,9 @@ def _warnings(stored: Stored) -> Iterator[str]:
         yield f"{disturbed} of {trials} {_was(disturbed)} disturbed; hollow in the charts."
     if stored.damaged:
         yield f"{counted(stored.damaged, 'line')} of the journal could not be read."
+    if arguments := stored.environment.get("llama_cpp", {}).get("arguments"):
+        said = shlex.join(map(str, arguments))
+        yield f"Measured with {said}, which stands for llama-bench; give llama-server the same."
     if removed := stored.environment.get("variables"):
         names = ", ".join(map(str, removed))
         yield f"Taken away while measuring, because llama.cpp obeys them: {names}."

@@ -24,8 +24,7 @@ _HOW_SURE = (
 )
 _IN_TURN = (
     "The defaults and the candidate in turn, in reverse every other round, so that what drifts "
-    "hits both. The verdict rests on these tests and no others: where the two kinds of marks stay "
-    "apart, the difference is real."
+    "hits both. The verdict rests on these tests and no others, without those of disturbed rounds."
 )
 _UNCHANGED = "A part that the candidate does not change is not measured again."
 _HOLLOW = "Hollow marks were disturbed: they were measured again, and do not count."
@@ -138,7 +137,7 @@ def _samples(stored: Stored) -> Section:
         return Section(name=name, title=title, words=(words,))
     tests = [sample for found in by_part.values() for sample in found]
     disturbed = sum(bool(sample.disturbed) for sample in tests)
-    says = f"{counted(len(tests), 'test')}, of which {disturbed or 'none'} disturbed."
+    says = f"{counted(len(tests), 'test')}, of which {disturbed or 'none'} in disturbed rounds."
     return _charted(
         name,
         title,
@@ -152,7 +151,7 @@ def _samples(stored: Stored) -> Section:
 def _night(stored: Stored) -> Section:
     again, weather = series.again(stored), series.weather(stored)
     name, title = "machine", "The machine along the way"
-    seen = [w for w in weather if w.foreign_cpus is not None or w.temperatures_c or w.clock_mhz]
+    seen = [w for w in weather if w.is_known]
     if not again and not seen:
         words = "Nothing is known of it: nothing was measured twice, and no sensor was read."
         return Section(name=name, title=title, words=(words,))
@@ -164,7 +163,7 @@ def _night(stored: Stored) -> Section:
         words=(f"A machine that stays the same shows level lines. {says}", _HOLLOW),
         says=says,
         drawing=charts.night(again, seen, end_s),
-        table=tables.of_night(seen),
+        table=tables.of_night(again, weather),
     )
 
 

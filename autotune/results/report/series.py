@@ -1,19 +1,23 @@
 """What the charts of a report are drawn from: numbers, without words or colours."""
 
 import statistics
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, TypeAlias
 
-from autotune.llama_cpp.records import Failure, State
+from autotune.llama_cpp.records import Failure, Measurement, State
 from autotune.params import Params
+from autotune.results.conditions import foreign_cpus
 from autotune.results.effects import Point, point
+from autotune.results.journal import Trial
 from autotune.results.report.facts import PARTS, baseline_of, candidate_of
 from autotune.results.stored import Stored, Visited
 
 # What a point of the progress is: clean data, data that something has disturbed, none.
 Outcome = Literal["searched", "verified", "disturbed", "failed", "ended early"]
+# A test: the side, the name of its round, its own name, nanoseconds of its repetitions.
+_Key: TypeAlias = tuple[str, str, str, tuple[int, ...]]
 _DECIDING = frozenset({"whole", "verify"})
 
 
@@ -119,26 +123,54 @@ class Sample:
 
 
 def samples(stored: Stored, part: str) -> tuple[Sample, ...]:
-    """The tests of one part in the order in which they ran, those of other candidates left out."""
+    """The tests of one part in the order in which they ran, those of other candidates left out.
+
+    Once there is evidence, they are those that it rests on, with what disturbed their round.
+    """
     names = {baseline_of(stored): "baseline", candidate_of(stored): "candidate"}
+    kept = None if stored.evidence is None else _kept(stored.evidence)
     deciding = [v for v in stored.visited if v.trial.kind == "verify" and v.trial.params in names]
-    found = [(one, m) for one in deciding if (m := one.measured(part))]
+    found = [
+        (one.trial, m, names[one.trial.params]) for one in deciding if (m := one.measured(part))
+    ]
+    if kept is not None:
+        found = [one for one in found if _key(*one) in kept]
     return tuple(
         Sample(
             order=order,
-            side="baseline" if names[one.trial.params] == "baseline" else "candidate",
-            source=one.trial.source,
+            side="baseline" if side == "baseline" else "candidate",
+            source=trial.source,
             samples_ts=measured.samples_ts,
-            disturbed=one.trial.disturbed,
+            disturbed=trial.disturbed if kept is None else kept[_key(trial, measured, side)],
         )
-        for order, (one, measured) in enumerate(found, start=1)
+        for order, (trial, measured, side) in enumerate(found, start=1)
     )
+
+
+def _key(trial: Trial, measured: Measurement, side: str) -> _Key:
+    return side, trial.source, str(measured.test), measured.samples_ns
+
+
+def _kept(evidence: Mapping[str, Any]) -> dict[_Key, str]:
+    """What disturbed the round of each test of the evidence, be it on the other side."""
+    rounds: dict[_Key, tuple[str, int]] = {}
+    disturbed: dict[tuple[str, int], str] = {}
+    for side in ("baseline", "candidate"):
+        seen: Counter[tuple[str, str]] = Counter()
+        for test in (evidence.get(side) or {}).get("samples", ()):
+            name = test["round"]
+            seen[name, test["test"]] += 1  # Those after an interruption share one name.
+            number = seen[name, test["test"]]
+            rounds[side, name, test["test"], tuple(test["samples_ns"])] = name, number
+            disturbed[name, number] = disturbed.get((name, number)) or test["disturbed"]
+    return {key: disturbed[of] for key, of in rounds.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Again:
     """One test of a configuration that was measured before, against all of the same."""
 
+    trial: int
     at_s: float
     part: str
     is_baseline: bool
@@ -158,6 +190,7 @@ def again(stored: Stored) -> tuple[Again, ...]:
                 same[one.trial.params, part].append((one, measured.median_ts))
     found = [
         Again(
+            trial=one.trial.number,
             at_s=one.trial.elapsed_s,
             part=part,
             is_baseline=params == baseline,
@@ -176,11 +209,17 @@ def again(stored: Stored) -> tuple[Again, ...]:
 class Weather:
     """What the machine was like at one trial."""
 
+    trial: int
     at_s: float
     foreign_cpus: float | None  # CPUs that other programs kept busy.
     temperatures_c: Mapping[str, float]  # At the end, by sensor: "CPU", "GPU 0".
     clock_mhz: float | None
     disturbed: str
+
+    @property
+    def is_known(self) -> bool:
+        """Whether anything could be read."""
+        return self.foreign_cpus is not None or bool(self.temperatures_c or self.clock_mhz)
 
 
 def weather(stored: Stored) -> tuple[Weather, ...]:
@@ -190,27 +229,16 @@ def weather(stored: Stored) -> tuple[Weather, ...]:
 
 def _weather(one: Visited) -> Weather:
     runs = [record.outcome.run for record in one.records]
-    foreign = [cpus for run in runs if (cpus := _foreign_cpus(run.before, run.after)) is not None]
+    foreign = [cpus for run in runs if (cpus := foreign_cpus(run)) is not None]
     after: State = {key: value for run in runs for key, value in run.after.items()}
     return Weather(
+        trial=one.trial.number,
         at_s=one.trial.elapsed_s,
         foreign_cpus=max(foreign, default=None),
         temperatures_c=dict(_temperatures(after)),
         clock_mhz=after.get("clock_mhz"),
         disturbed=one.trial.disturbed,
     )
-
-
-def _foreign_cpus(before: State, after: State) -> float | None:
-    """CPU time that was not ours, for each second that passed."""
-    rises = [
-        after[key] - before[key] if key in before and key in after else None
-        for key in ("busy_s", "own_s", "at_s")
-    ]
-    busy_s, own_s, passed_s = rises
-    if busy_s is None or own_s is None or not passed_s:
-        return None
-    return max(busy_s - own_s, 0.0) / passed_s
 
 
 def _temperatures(state: State) -> Iterator[tuple[str, float]]:

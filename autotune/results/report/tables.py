@@ -7,8 +7,7 @@ from autotune.params import Params
 from autotune.results.effects import Effect
 from autotune.results.report import series
 from autotune.results.report.facts import PARTS, Table, rate
-from autotune.results.report.verdict import with_interval
-from autotune.words import clock_time, described, digits, parameter, shown
+from autotune.words import clock_time, described, digits, parameter, ratios, shown
 
 # Under a chart; all the rest is in the study's own files.
 MOST_ROWS = 300
@@ -43,7 +42,7 @@ def of_effects(found: Sequence[Effect]) -> Table:
 
 def _effect(effect: Effect) -> tuple[str, ...]:
     seen = effect.seen
-    ratio, low, high = with_interval(seen.ratio, seen.low, seen.high)
+    ratio, low, high = ratios(seen.ratio, seen.low, seen.high)
     sure = "faster" if seen.shown_better else "slower" if seen.shown_worse else "not shown"
     return (
         parameter(effect.parameter),
@@ -87,21 +86,29 @@ def of_samples(by_part: Mapping[str, Sequence[series.Sample]]) -> Table:
     return Table(columns=columns, rows=rows, alignment="<><<><")
 
 
-def of_night(weather: Sequence[series.Weather]) -> Table:
-    """What the machine was like at each trial."""
+def of_night(again: Sequence[series.Again], weather: Sequence[series.Weather]) -> Table:
+    """What the machine was like at each trial, and how fast what was measured again."""
+    drift = {(a.trial, a.part): a for a in again}
+    parts = [part for part in PARTS if any(a.part == part for a in again)]
+    measured_again = {a.trial: "defaults" if a.is_baseline else "anchor" for a in again}
     sensors = tuple(dict.fromkeys(name for w in weather for name in w.temperatures_c))
     rows = tuple(
         (
             clock_time(w.at_s),
+            measured_again.get(w.trial, ""),
+            *(f"{drift[w.trial, p].ratio:.3f}" if (w.trial, p) in drift else "" for p in parts),
             "" if w.foreign_cpus is None else f"{w.foreign_cpus:.2f}",
             *(f"{w.temperatures_c[s]:.0f} °C" if s in w.temperatures_c else "" for s in sensors),
             f"{w.clock_mhz:.0f} MHz" if w.clock_mhz else "",
             w.disturbed,
         )
         for w in weather
+        if w.is_known or w.trial in measured_again
     )
-    columns = ("Time", "Other programs, CPUs", *sensors, "CPU clock", "Disturbed by")
-    return Table(columns=columns, rows=rows, alignment=">>" + ">" * len(sensors) + "><")
+    speeds = tuple(f"{PARTS[part]}, median = 1" for part in parts)
+    load = "Other programs, CPUs"
+    columns = ("Time", "Measured again", *speeds, load, *sensors, "CPU clock", "Disturbed by")
+    return Table(columns=columns, rows=rows, alignment="><" + ">" * (len(columns) - 3) + "<")
 
 
 def cut(table: Table) -> tuple[Table, int]:

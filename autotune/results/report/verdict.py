@@ -1,19 +1,17 @@
 """What the evidence of a study says, as one sentence with its interval."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 from autotune.results.stored import Stored
-from autotune.words import THE_DEFAULTS, counted, digits
+from autotune.stats import LEAST_PAIRS
+from autotune.words import THE_DEFAULTS, counted, digits, ratios
 
 # What is claimed to be rarer rests on more than the few rounds of a verification can tell.
 _RAREST = 1000
-_MOST_DECIMALS = 4
-_FUZZ = 1e-9  # 2.3 - 1.9 is a little less than 0.4.
+_FUZZ = 1e-9  # 1 / (1 / 93) is a little less than 93.
 _WHAT = {"pp": "Prompts ", "tg": "Answers "}
-_FEW_PAIRS = 2  # With fewer, a verification decides nothing.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +59,7 @@ def _of_format_1(stored: Stored) -> Verdict | None:
     if profile.verdict != "better" or not (profile.ratio and profile.low and profile.high):
         claim = f"Keep {THE_DEFAULTS}: nothing was shown to be faster"
         return Verdict(tone="kept", claim=claim)
-    ratio, low, high = with_interval(profile.ratio, profile.low, profile.high)
+    ratio, low, high = ratios(profile.ratio, profile.low, profile.high)
     claim = f"{ratio}x faster than {THE_DEFAULTS}"
     return Verdict(tone="better", claim=claim, rest=f"interval {low} to {high}.", mark=",")
 
@@ -74,23 +72,10 @@ def as_fast(evidence: Mapping[str, Any]) -> str:
 
 def interval_of(evidence: Mapping[str, Any]) -> tuple[str, str]:
     """The ratio, and "95 % CI 1.9 to 2.3; 1 in 400 by chance"."""
-    ratio, low, high = with_interval(evidence["ratio"], evidence["low"], evidence["high"])
+    ratio, low, high = ratios(evidence["ratio"], evidence["low"], evidence["high"])
     chance = by_chance(evidence.get("chance"))
     said = f"{100 * evidence['confidence']:.3g} % CI {low} to {high}"
     return ratio, f"{said}; {chance}" if chance else said
-
-
-def with_interval(ratio: float, low: float, high: float) -> list[str]:
-    """With the decimals that the interval justifies, and those that tell its ends from 1.
-
-    The first uncertain digit is the last one, or the last but one where that is a 1.
-    """
-    half = (high - low) / 2
-    least = max(math.ceil(-math.log10(half / 2) - _FUZZ), 0) if half > 0 else 2
-    ends = (low, high)
-    told = (n for n in range(least, _MOST_DECIMALS) if all(round(x, n) != 1 for x in ends))
-    decimals = min(next(told, max(least, 2)), _MOST_DECIMALS)
-    return [f"{x:.{decimals}f}" for x in (ratio, low, high)]
 
 
 def by_chance(chance: float | None) -> str:
@@ -107,7 +92,7 @@ def by_chance(chance: float | None) -> str:
 
 
 def _few(evidence: Mapping[str, Any]) -> str:
-    return "; one pair decides nothing" if evidence["pairs"] < _FEW_PAIRS else ""
+    return "; one pair decides nothing" if evidence["pairs"] < LEAST_PAIRS else ""
 
 
 def _without_comparison(evidence: Mapping[str, Any]) -> Verdict:
