@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from typing import NamedTuple
 import pytest
 from fakes.benches import SCRIPT
 from lcm_process import install_lcm
+from programs_here import needed
 
 from autotune.results.studies import Folder
 
@@ -97,9 +97,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Terminal]:
-    if shutil.which("tmux") is None:
-        # Where nobody reads the list of what was skipped, a missing tool must not pass.
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("no tmux here: apt install tmux")
+    needed("tmux")
     for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", str(install_lcm(tmp_path).parent), prepend=os.pathsep)
