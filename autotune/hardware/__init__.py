@@ -8,11 +8,12 @@ folder; elsewhere psutil and sysctl answer.
 import os
 import sys
 
-from autotune.hardware import amd, nvidia
+from autotune.hardware import amd, drm, intel, nvidia
 from autotune.hardware.cgroup import Cgroups
 from autotune.hardware.cpu import read_cpu
-from autotune.hardware.machine import Cpu, Gpu, Hardware, Memory, Storage
+from autotune.hardware.machine import Cpu, Gpu, Hardware, Memory, Node, Storage
 from autotune.hardware.memory import read_memory
+from autotune.hardware.nodes import read_nodes
 from autotune.hardware.root import Root
 from autotune.hardware.storage import read_storage
 
@@ -21,9 +22,11 @@ __all__ = [
     "Gpu",
     "Hardware",
     "Memory",
+    "Node",
     "Root",
     "Storage",
     "detect_hardware",
+    "gpu_is_reachable",
     "storage_of",
 ]
 
@@ -32,6 +35,13 @@ def detect_hardware(root: Root | None = None) -> Hardware:
     """Describe this machine, or the recorded one that `root` holds."""
     root = root or Root()
     return _detect_linux(root) if _speaks_linux(root) else _detect_elsewhere(root)
+
+
+def gpu_is_reachable(root: Root | None = None) -> bool:
+    """Some GPU can be used by a program here, as far as the system tells without being asked."""
+    root = root or Root()
+    # Elsewhere there is nothing to look at, and hardly a machine without one.
+    return drm.is_reachable(root) if _speaks_linux(root) else True
 
 
 def storage_of(path: str | os.PathLike[str], root: Root | None = None) -> Storage:
@@ -53,14 +63,24 @@ def _speaks_linux(root: Root) -> bool:
 def _detect_linux(root: Root) -> Hardware:
     notes: list[str] = []
     cgroups = Cgroups(root)
-    memory = read_memory(root, cgroups, notes)
+    memory, cpu = read_memory(root, cgroups, notes), read_cpu(root, cgroups, notes)
     kernel = root.read_text("proc/sys/kernel/osrelease") or ""
+    intels = intel.read_gpus(root, memory)
+    # Many a graphics core is slower than its processor, so an Intel one is used where an installed
+    # llama.cpp drives it, and not for being there.
+    cards = [gpu for gpu in intels if gpu.total_bytes and not gpu.integrated]
     return Hardware(
         operating_system="Linux",
         wsl="microsoft" in kernel.lower(),
-        cpu=read_cpu(root, cgroups, notes),
+        cpu=cpu,
         memory=memory,
-        gpus=(*nvidia.read_gpus(root, memory, os.environ, notes), *amd.read_gpus(root, memory)),
+        nodes=read_nodes(root, cpu),
+        gpus=(
+            *nvidia.read_gpus(root, memory, os.environ, notes),
+            *amd.read_gpus(root, memory),
+            *cards,
+        ),
+        idle_gpus=tuple(gpu for gpu in intels if gpu not in cards),
         notes=tuple(notes),
     )
 

@@ -8,10 +8,11 @@ import sys
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
-from types import ModuleType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from autotune.hardware.nvidia import Device, driver_is_visible, visible
+from autotune.hardware import drm
+from autotune.hardware.energy import Meter
+from autotune.hardware.nvml_activity import open_gpus
 from autotune.hardware.root import Root, to_int
 
 _CPUS = "sys/devices/system/cpu"
@@ -59,7 +60,11 @@ class Activity:
         self._clocks = _find_clocks(root, self._usable)
         self._throttles = _find_throttles(root)
         self._temperatures = _find_temperatures(root)
-        self._gpus = _open_gpus(root)
+        self._power_limits = _find_power_limits(root)
+        self._gpus = open_gpus(root)
+        cards = [card for vendor in (drm.AMD, drm.INTEL) for card in drm.cards(root, vendor)]
+        self._cards = [drm.Sensors(root, card) for card in cards]
+        self.meter = Meter(root, self._gpus)
 
     def read(self) -> dict[str, float]:
         """Read everything; what cannot be read is left out, and nothing is raised.
@@ -72,20 +77,28 @@ class Activity:
             pressure_cpu_s, pressure_memory_s, pressure_io_s: seconds in which some task on the
                 machine waited for it (/proc/pressure).
             swapped_pages: pages swapped in and out (/proc/vmstat).
-            throttles: how often a core was slowed because it was hot, summed over the cores.
+            throttles: how often a core or package was slowed because it was hot, all together.
+            power_limits: how often one was slowed because it took all the power that it may.
+            package0_energy_j: joules of each package that has a limit for its power (RAPL).
 
         Right now:
+            package0_limit_w: that limit, in watts, which holds for a test's length and longer.
             clock_mhz: mean clock of the usable CPUs, or of some of them if there are many.
             temperature_c: the hottest sensor of the processors, in degrees Celsius.
 
         Of each NVIDIA GPU, numbered as CUDA numbers them for this process:
             gpu0_temperature_c, gpu0_clock_mhz: as above; the clock is that of the SMs.
-            gpu0_throttle_reasons: why the clock is not higher, NVML's nvmlClocksThrottleReason*.
+            gpu0_throttle_reasons: why the clock is not higher, NVML's nvmlClocksEventReason*.
+            gpu0_power_capped_s: seconds, since some time in the past, in which its limit of power
+                kept the clock down.
             gpu0_foreign_processes: how many processes use it that this one did not start.
+
+        Of AMD's and Intel's GPUs, numbered after those, by the kernel's numbers:
+            gpu0_temperature_c, gpu0_clock_mhz: as above, as far as the driver shows them.
         """
         state = {"at_s": time.monotonic()}
         if not self._is_linux:
-            return state | _read_portable() | self._read_gpus((), {})
+            return state | _read_portable() | self._read_gpus(None)
         root = self._root
         # Both kinds of CPU time side by side: what passes between the two looks foreign.
         busy_s = _read_busy_s(root, self._usable)
@@ -99,18 +112,21 @@ class Activity:
             "pressure_io_s": _read_pressure_s(root, "io"),
             "swapped_pages": _read_swapped_pages(root),
             "throttles": _total(self._read_all(self._throttles)),
+            "power_limits": _total(self._read_all(self._power_limits)),
             "clock_mhz": _mean(self._read_all(self._clocks), unit=1000),
             "temperature_c": _hottest(self._read_all(self._temperatures), unit=1000),
         }
-        return state | _known(known) | self._read_gpus(family, processes)
+        users = (family, processes.keys())
+        return state | _known(known) | self.meter.read_packages() | self._read_gpus(users)
 
-    def _read_gpus(
-        self, family: Collection[int], processes: Mapping[int, _Process]
-    ) -> dict[str, float]:
+    def _read_gpus(self, users: tuple[Collection[int], Collection[int]] | None) -> dict[str, float]:
+        ours, known = users or ((), ())
+        states = [gpu.read(ours, known) for gpu in self._gpus]
+        states += [card.read() for card in self._cards]
         return {
             f"gpu{index}_{key}": value
-            for index, gpu in enumerate(self._gpus)
-            for key, value in gpu.read(family, processes).items()
+            for index, state in enumerate(states)
+            for key, value in state.items()
         }
 
     def _read_all(self, paths: list[str]) -> list[int]:
@@ -233,7 +249,20 @@ def _find_clocks(root: Root, usable: Collection[int] | None) -> list[str]:
 
 
 def _find_throttles(root: Root) -> list[str]:
-    files = [f"{_CPUS}/cpu{n}/thermal_throttle/core_throttle_count" for n in _list_cpus(root)]
+    return _find_counts(root, "throttle_count")
+
+
+def _find_power_limits(root: Root) -> list[str]:
+    """Shown only where the kernel was started with int_pln_enable."""
+    return _find_counts(root, "power_limit_count")
+
+
+def _find_counts(root: Root, what: str) -> list[str]:
+    """The counters of each core, and that of each package once: all its cores show the same."""
+    cpus = [f"{_CPUS}/cpu{number}" for number in _list_cpus(root)]
+    packages = {root.read_int(f"{cpu}/topology/physical_package_id"): cpu for cpu in cpus}
+    files = [f"{cpu}/thermal_throttle/core_{what}" for cpu in cpus]
+    files += [f"{cpu}/thermal_throttle/package_{what}" for cpu in packages.values()]
     return [path for path in files if root.exists(path)]
 
 
@@ -267,61 +296,3 @@ def _read_portable() -> dict[str, float]:
             with suppress(psutil.Error):  # It has ended since.
                 own_s += sum(child.cpu_times()[:4])
     return {"busy_s": busy_s, "own_s": own_s}
-
-
-class _Gpu:
-    """An NVIDIA GPU that CUDA would show this process, opened."""
-
-    def __init__(self, nvml: ModuleType, handle: object) -> None:
-        self._nvml = nvml
-        self._handle = handle
-        # What newer versions of pynvml raise where a driver has an older list of processes; it is
-        # no NVMLError.
-        mismatch = getattr(nvml, "NVMLLibraryMismatchError", nvml.NVMLError)
-        self._errors: tuple[type[Exception], ...] = (nvml.NVMLError, mismatch)
-
-    def read(self, family: Collection[int], processes: Mapping[int, _Process]) -> dict[str, float]:
-        nvml = self._nvml
-        known = {
-            "temperature_c": self._ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
-            "clock_mhz": self._ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
-            "throttle_reasons": self._ask("nvmlDeviceGetCurrentClocksThrottleReasons"),
-            "foreign_processes": self._count_foreign(family, processes),
-        }
-        return _known(known)
-
-    def _count_foreign(
-        self, family: Collection[int], processes: Mapping[int, _Process]
-    ) -> float | None:
-        computing = self._ask("nvmlDeviceGetComputeRunningProcesses")
-        drawing = self._ask("nvmlDeviceGetGraphicsRunningProcesses")
-        if computing is None or drawing is None:
-            return None
-        users = {user.pid for user in (*computing, *drawing)}
-        # A container has numbers of its own, and a driver may give the host's: whose process one
-        # is that /proc does not know cannot be told.
-        return len(users.difference(family)) if users <= processes.keys() else None
-
-    def _ask(self, function: str, *arguments: object) -> Any:  # noqa: ANN401 - NVML has no types.
-        """Call a function of the GPU; None where it, the driver or this build cannot answer."""
-        try:
-            return getattr(self._nvml, function)(self._handle, *arguments)
-        except self._errors:
-            return None
-
-
-def _open_gpus(root: Root) -> list[_Gpu]:
-    """Start NVML and open the GPUs; it stays started, because a start takes too long."""
-    if not driver_is_visible(root):
-        return []
-    import pynvml  # noqa: PLC0415 - costs 23 ms, and most machines do without.
-
-    devices = []
-    with suppress(pynvml.NVMLError):
-        pynvml.nvmlInit()
-        for index in range(pynvml.nvmlDeviceGetCount()):
-            with suppress(pynvml.NVMLError):
-                gpu = pynvml.nvmlDeviceGetHandleByIndex(index)
-                uuid = pynvml.nvmlDeviceGetUUID(gpu)
-                devices.append(Device(gpu, uuid, gpu, is_instance=False))
-    return [_Gpu(pynvml, device.handle) for device in visible(devices, os.environ, [])]

@@ -65,17 +65,36 @@ class Memory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Node:
+    """A NUMA node: processors, and the memory that is near to them."""
+
+    number: int  # As the kernel counts.
+    cpus: tuple[int, ...]  # Logical CPUs that this process may use.
+    cores: int  # Physical cores behind them.
+    total_bytes: int
+    free_bytes: int  # With what the cache of files would give up.
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
     """One device that llama.cpp could offload to."""
 
     backend: str  # llama.cpp's name of the backend that drives it: CUDA, Metal, ROCm, Vulkan, SYCL.
     index: int  # As llama.cpp numbers the devices of one backend: CUDA0, CUDA1.
     name: str
-    total_bytes: int
+    total_bytes: int  # 0 where nobody tells.
     free_bytes: int
     integrated: bool  # It shares the host's memory, so its bytes are not extra bytes.
     driver: str  # "" where unknown.
     compute_capability: str  # NVIDIA's, as "8.9"; "" elsewhere.
+    sources: tuple[str, ...] = ()  # Who tells of it: NVML, sysfs, ROCm-SMI, sysctl, llama.cpp.
+    listed_as: str = ""  # llama.cpp's own word for it; "" where that was not asked.
+    own_backend: str = ""  # The one of its vendor, where llama.cpp drives it by another.
+
+    @property
+    def device(self) -> str:
+        """What llama.cpp calls it, for `--device`: CUDA0, MTL0, Vulkan1."""
+        return self.listed_as or f"{self.backend}{self.index}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,5 +120,9 @@ class Hardware:
     wsl: bool
     cpu: Cpu
     memory: Memory
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[Gpu, ...]  # Those to plan with.
     notes: tuple[str, ...]  # What could not be read, and what was assumed instead.
+    # The others: llama.cpp does not list them, or only it could tell whether they are of use.
+    idle_gpus: tuple[Gpu, ...] = ()
+    nodes: tuple[Node, ...] = ()  # Where there are several.
+    asked: str = ""  # The program of llama.cpp that was asked for its devices; "" where none was.

@@ -1,5 +1,6 @@
 """The GPU of a Mac with Apple silicon: how much of the host's memory Metal lets it use."""
 
+from autotune.hardware.listed import ASSUMED
 from autotune.hardware.machine import Gpu, Memory
 from autotune.hardware.sysctl import Sysctl
 
@@ -28,6 +29,7 @@ def read_gpus(sysctl: Sysctl, memory: Memory, notes: list[str]) -> list[Gpu]:
             integrated=True,
             driver="",
             compute_capability="",
+            sources=("sysctl",),
         )
     ]
 
@@ -39,7 +41,7 @@ def _working_set_bytes(sysctl: Sysctl, memory_bytes: int, notes: list[str]) -> i
     small = memory_bytes <= _SMALL_MACHINE_BYTES
     part, whole = _SHARE_OF_SMALL if small else _SHARE_OF_LARGE
     notes.append(
-        f"Metal's recommended working set is assumed to be {part}/{whole} of the memory, "
-        "as macOS sets it by default; llama.cpp logs the exact recommendedMaxWorkingSetSize."
+        f"{ASSUMED} to be {part}/{whole} of the memory, as macOS sets it by default; "
+        "an installed llama.cpp tells the exact one."
     )
     return memory_bytes * part // whole

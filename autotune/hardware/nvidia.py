@@ -13,6 +13,8 @@ _DRIVER = "proc/driver/nvidia/version"
 _WINDOWS_DRIVER = "dev/dxg"  # In WSL, and the way to a GPU of any vendor.
 _VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 _DEVICE_ORDER = "CUDA_DEVICE_ORDER"
+# How the note begins that says that CUDA may number them otherwise.
+OTHER_ORDER = "The NVIDIA GPUs differ"
 
 _T = TypeVar("_T")
 
@@ -73,7 +75,7 @@ class _Nvml:
             gpus.extend([gpu] if gpu else [])
         if len({gpu.name for gpu in gpus}) > 1 and environ.get(_DEVICE_ORDER) != "PCI_BUS_ID":
             self._notes.append(
-                "The NVIDIA GPUs differ: they are listed in the order of their PCI bus, "
+                f"{OTHER_ORDER}: they are listed in the order of their PCI bus, "
                 f"and CUDA puts the fastest first unless {_DEVICE_ORDER}=PCI_BUS_ID is set."
             )
         return gpus
@@ -122,6 +124,7 @@ class _Nvml:
             integrated=total == 0,
             driver=self._ask("", "nvmlSystemGetDriverVersion"),
             compute_capability=f"{major}.{minor}" if major else "",
+            sources=("NVML",),
         )
 
     def _read_memory(self, device: Device) -> tuple[int, int]:

@@ -26,11 +26,15 @@ class Root:
         """The files describe the machine this process runs on."""
         return self._prefix == "/"
 
+    def path_of(self, path: str) -> str:
+        """Say where a file really lies."""
+        return self._prefix + path
+
     def read_text(self, path: str, *, most_bytes: int | None = None) -> str | None:
         """Read a file, or its first `most_bytes` or a little more."""
         try:
             descriptor = os.open(self._prefix + path, os.O_RDONLY)
-        except OSError:
+        except (OSError, ValueError):  # A name out of another file may hold a zero byte.
             return None
         try:
             return b"".join(_chunks(descriptor, most_bytes)).decode(errors="replace")
@@ -58,19 +62,19 @@ class Root:
         """List what a folder holds, in order; empty where it cannot be read."""
         try:
             return sorted(os.listdir(self._prefix + folder))  # noqa: PTH208 - see the class.
-        except OSError:
+        except (OSError, ValueError):
             return []
 
     def link_target(self, path: str) -> str | None:
         """Return what a symbolic link points to, as it is written."""
         try:
             return os.readlink(self._prefix + path)  # noqa: PTH115 - see the class.
-        except OSError:
+        except (OSError, ValueError):
             return None
 
     def exists(self, path: str) -> bool:
         """Tell whether there is a file or folder."""
-        return os.access(self._prefix + path, os.F_OK)
+        return "\0" not in path and os.access(self._prefix + path, os.F_OK)
 
 
 def _chunks(descriptor: int, most_bytes: int | None) -> Iterator[bytes]:

@@ -42,6 +42,13 @@ def test_every_function_that_detection_asks_is_there(function: str) -> None:
     assert set(looked_up or ["nvmlInitWithFlags"]) & set(DEFINITIONS)
 
 
+def test_violation_times_have_the_layout_that_pynvml_reads() -> None:
+    fields = re.search(r"typedef struct \{([^}]*)\} nvmlViolationTime_t;", nvml.SOURCE.read_text())
+    assert fields is not None
+    names = [name for name, *_ in pynvml.c_nvmlViolationTime_t._fields_]
+    assert re.findall(r"unsigned long long (\w+);", fields[1]) == names
+
+
 def test_memory_has_the_layout_that_pynvml_reads() -> None:
     fields = re.search(r"typedef struct \{([^}]*)\} nvmlMemory_t;", nvml.SOURCE.read_text())
     assert fields is not None

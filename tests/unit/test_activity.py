@@ -159,6 +159,20 @@ def test_a_process_that_has_ended_since_it_was_listed_is_left_out(machine: Path)
     assert read(Root(machine))["own_s"] == pytest.approx(READ["own_s"] - 0.25)
 
 
+def test_throttling_of_a_package_counts_once_and_its_limit_of_power_beside_it(
+    machine: Path,
+) -> None:
+    for cpu in (0, 1):
+        write(machine, f"{CPU}/cpu{cpu}/topology/physical_package_id", "0")
+        write(machine, f"{CPU}/cpu{cpu}/thermal_throttle/package_throttle_count", "5")
+        write(machine, f"{CPU}/cpu{cpu}/thermal_throttle/core_power_limit_count", "2")
+        write(machine, f"{CPU}/cpu{cpu}/thermal_throttle/package_power_limit_count", "9")
+
+    state = read(Root(machine))
+
+    assert (state["throttles"], state["power_limits"]) == (3 + 4 + 5, 2 + 2 + 9)
+
+
 class ThisMachine(Root):
     """A recorded machine that is taken for the one this process runs on."""
 
@@ -210,6 +224,7 @@ class Driver:
     NVMLError = NVMLError
     NVML_TEMPERATURE_GPU = 0
     NVML_CLOCK_SM = 1
+    NVML_PERF_POLICY_POWER = 0
 
     def __init__(self) -> None:
         self.failing = ""
@@ -244,6 +259,11 @@ class Driver:
     def nvmlDeviceGetCurrentClocksThrottleReasons(self, gpu: int) -> object:  # noqa: N802
         return self._answer("nvmlDeviceGetCurrentClocksThrottleReasons", 0x24 if gpu else 0x1)
 
+    def nvmlDeviceGetViolationStatus(self, gpu: int, policy: int) -> object:  # noqa: N802
+        assert policy == self.NVML_PERF_POLICY_POWER
+        status = SimpleNamespace(referenceTime=9, violationTime=2_500_000_000 + gpu)
+        return self._answer("nvmlDeviceGetViolationStatus", status)
+
     def nvmlDeviceGetComputeRunningProcesses(self, gpu: int) -> object:  # noqa: N802
         users = [] if gpu else [SimpleNamespace(pid=pid) for pid in self.computing]
         return self._answer("nvmlDeviceGetComputeRunningProcesses", users)
@@ -253,8 +273,20 @@ class Driver:
         return self._answer("nvmlDeviceGetGraphicsRunningProcesses", users)
 
 
-GPU = {"temperature_c": 50, "clock_mhz": 1800, "throttle_reasons": 1, "foreign_processes": 0}
-OTHER_GPU = {"temperature_c": 51, "clock_mhz": 1801, "throttle_reasons": 36, "foreign_processes": 0}
+GPU = {
+    "temperature_c": 50,
+    "clock_mhz": 1800,
+    "throttle_reasons": 1,
+    "power_capped_s": 2.5,
+    "foreign_processes": 0,
+}
+OTHER_GPU = {
+    "temperature_c": 51,
+    "clock_mhz": 1801,
+    "throttle_reasons": 36,
+    "power_capped_s": 2.500000001,
+    "foreign_processes": 0,
+}
 
 
 @pytest.fixture
@@ -304,6 +336,39 @@ def test_a_process_that_we_did_not_start_is_foreign_to_a_gpu(
     assert read_gpu(machine).get("foreign_processes") == foreign
 
 
+def test_of_amds_and_intels_gpus_the_sensors_are_read(machine: Path) -> None:
+    for path, content in {
+        "card0/device/vendor": "0x8086",
+        "card0/device/hwmon/hwmon3/temp2_input": "48000",
+        "card1/device/vendor": "0x1002",
+        "card1/device/hwmon/hwmon4/temp1_input": "71500",
+        "card1/device/hwmon/hwmon4/freq1_input": "2482000000",
+        "card2/device/vendor": "0x1002",
+        "card3/device/vendor": "0x10de",
+        "card3/device/hwmon/hwmon5/temp1_input": "90000",
+    }.items():
+        write(machine, f"sys/class/drm/{path}", content)
+
+    read = Activity(Root(machine)).read()
+
+    assert {key: value for key, value in read.items() if key.startswith("gpu")} == {
+        "gpu0_temperature_c": 71.5,
+        "gpu0_clock_mhz": 2482,
+        "gpu2_temperature_c": 48,
+    }
+
+
+def test_a_card_that_falls_off_the_bus_shows_nothing_from_then_on(machine: Path) -> None:
+    write(machine, "sys/class/drm/card0/device/vendor", "0x1002")
+    write(machine, "sys/class/drm/card0/device/hwmon/hwmon4/temp1_input", "71500")
+    activity = Activity(Root(machine))
+    before = activity.read()["gpu0_temperature_c"]
+
+    (machine / "sys/class/drm/card0/device/hwmon/hwmon4/temp1_input").write_text("")
+
+    assert (before, activity.read().get("gpu0_temperature_c")) == (71.5, None)
+
+
 @pytest.mark.parametrize(
     ("function", "left_out"),
     [
@@ -312,6 +377,7 @@ def test_a_process_that_we_did_not_start_is_foreign_to_a_gpu(
         ("nvmlDeviceGetTemperature", {"temperature_c"}),
         ("nvmlDeviceGetClockInfo", {"clock_mhz"}),
         ("nvmlDeviceGetCurrentClocksThrottleReasons", {"throttle_reasons"}),
+        ("nvmlDeviceGetViolationStatus", {"power_capped_s"}),
         ("nvmlDeviceGetComputeRunningProcesses", {"foreign_processes"}),
         ("nvmlDeviceGetGraphicsRunningProcesses", {"foreign_processes"}),
     ],
@@ -322,6 +388,16 @@ def test_what_nvml_does_not_answer_is_left_out(
     driver.failing = function
 
     assert read_gpu(machine).keys() == GPU.keys() - left_out
+
+
+def test_reasons_go_by_their_newer_name_where_there_is_one(
+    driver: Driver, machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    newer = "nvmlDeviceGetCurrentClocksEventReasons"
+    monkeypatch.setattr(Driver, newer, lambda _, gpu: 0x80 + gpu, raising=False)
+    driver.failing = "nvmlDeviceGetCurrentClocksThrottleReasons"
+
+    assert read_gpu(machine)["throttle_reasons"] == 0x80
 
 
 def test_a_gpu_that_is_lost_is_passed_over(driver: Driver, machine: Path) -> None:

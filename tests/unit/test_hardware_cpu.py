@@ -49,6 +49,7 @@ HYBRID = replace(
 CPUS = {
     "one-socket-smt": DESKTOP,
     "hybrid-smt": HYBRID,
+    "intel-arc": HYBRID,
     "hybrid-no-smt": replace(
         HYBRID,
         name="Intel(R) Core(TM) Ultra 7 265K",

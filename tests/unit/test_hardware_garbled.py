@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from autotune.hardware import Root, detect_hardware, storage_of
 
-MACHINES = ["one-socket-smt", "nested-cgroup", "cgroup-v1", "amd-gpu", "sandbox"]
+MACHINES = ["one-socket-smt", "nested-cgroup", "cgroup-v1", "amd-gpu", "intel-arc", "sandbox"]
 
 
 @pytest.fixture(scope="module", params=MACHINES)

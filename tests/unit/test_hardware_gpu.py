@@ -20,6 +20,7 @@ CARD = Gpu(
     integrated=False,
     driver="",
     compute_capability="",
+    sources=("sysfs",),
 )
 IN_PROCESSOR = Gpu(
     backend="ROCm",
@@ -30,6 +31,7 @@ IN_PROCESSOR = Gpu(
     integrated=True,
     driver="",
     compute_capability="",
+    sources=("sysfs",),
 )
 SECOND = "sys/class/drm/card2/device"
 
@@ -125,6 +127,7 @@ def test_metal_takes_a_share_of_the_memory(gib: int, working_set: int) -> None:
             integrated=True,
             driver="",
             compute_capability="",
+            sources=("sysctl",),
         )
     ]
     assert len(notes) == 1

@@ -110,6 +110,9 @@ def cuda(
         "integrated": False,
         "driver": "570.124.06",
         "compute_capability": capability,
+        "sources": ["NVML"],
+        "listed_as": "",
+        "own_backend": "",
     }
 
 

@@ -27,6 +27,7 @@ THREADS = {
     "container-quota": (2, 2),
     "hybrid-no-smt": (8, 20),
     "hybrid-smt": (8, 12),
+    "intel-arc": (8, 12),
     "missing-files": (1, 1),
     "nested-cgroup": (3, 3),
     "one-socket-smt": (7, 8),

@@ -7,6 +7,9 @@
  *     count STATUS                                      what nvmlDeviceGetCount returns, likewise
  *     driver VERSION
  *     gpu OPEN MEMORY MAJOR.MINOR TOTAL FREE UUID NAME  OPEN and MEMORY are statuses, bytes in MiB
+ *     energy STATUS MILLIJOULES                         of the GPU above it; 3 unless given
+ *     power STATUS MILLIWATTS                           likewise
+ *     capped STATUS NANOSECONDS REASONS                 by its limit of power, and why it is slow
  *     instance MEMORY TOTAL FREE UUID NAME              a MIG instance of the GPU above it
  *
  * Each start and each shutdown is written to the same name with ".log" behind it.
@@ -23,6 +26,11 @@ typedef struct {
     unsigned long long free;
     unsigned long long used;
 } nvmlMemory_t;
+
+typedef struct {
+    unsigned long long referenceTime;
+    unsigned long long violationTime;
+} nvmlViolationTime_t;
 
 enum {
     NVML_SUCCESS = 0,
@@ -43,6 +51,13 @@ struct nvmlDevice_st {
     nvmlMemory_t bytes;
     char uuid[LINE];
     char name[LINE];
+    nvmlReturn_t energy;
+    nvmlReturn_t power;
+    nvmlReturn_t capped;
+    unsigned long long millijoules;
+    unsigned int milliwatts;
+    unsigned long long capped_ns;
+    unsigned long long reasons;
     unsigned int instance_count;
     struct nvmlDevice_st *instances;
 };
@@ -68,6 +83,7 @@ static void read_gpu(const char *line) {
         && sscanf(line, "gpu %d %d %d.%d %llu %llu %255s %255[^\n]", &device.open, &device.memory,
                   &device.major, &device.minor, &total, &free, device.uuid, device.name) == 8) {
         set_memory(&device, total, free);
+        device.energy = device.power = device.capped = NVML_ERROR_NOT_SUPPORTED;
         device.instances = instances[device_count];
         devices[device_count++] = device;
     }
@@ -85,6 +101,15 @@ static void read_instance(const char *line) {
     }
 }
 
+static void read_watts(const char *line) {
+    if (device_count > 0) {
+        struct nvmlDevice_st *gpu = &devices[device_count - 1];
+        sscanf(line, "energy %d %llu", &gpu->energy, &gpu->millijoules);
+        sscanf(line, "power %d %u", &gpu->power, &gpu->milliwatts);
+        sscanf(line, "capped %d %llu %llu", &gpu->capped, &gpu->capped_ns, &gpu->reasons);
+    }
+}
+
 static void read_state(const char *path) {
     char line[LINE];
     FILE *file = fopen(path, "r");
@@ -95,6 +120,7 @@ static void read_state(const char *path) {
         sscanf(line, "driver %255s", driver);
         read_gpu(line);
         read_instance(line);
+        read_watts(line);
     }
     if (file != NULL) {
         fclose(file);
@@ -187,6 +213,42 @@ nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int *major,
     *major = device->major;
     *minor = device->minor;
     return NVML_SUCCESS;
+}
+
+nvmlReturn_t nvmlDeviceGetTotalEnergyConsumption(nvmlDevice_t device, unsigned long long *energy) {
+    if (!started) {
+        return NVML_ERROR_UNINITIALIZED;
+    }
+    *energy = device->millijoules;
+    return device->energy;
+}
+
+nvmlReturn_t nvmlDeviceGetPowerUsage(nvmlDevice_t device, unsigned int *power) {
+    if (!started) {
+        return NVML_ERROR_UNINITIALIZED;
+    }
+    *power = device->milliwatts;
+    return device->power;
+}
+
+/* Of the policies only NVML_PERF_POLICY_POWER, which is 0. */
+nvmlReturn_t nvmlDeviceGetViolationStatus(nvmlDevice_t device, int policy,
+                                          nvmlViolationTime_t *time) {
+    if (!started) {
+        return NVML_ERROR_UNINITIALIZED;
+    }
+    time->referenceTime = 0;
+    time->violationTime = device->capped_ns;
+    return policy == 0 ? device->capped : NVML_ERROR_INVALID_ARGUMENT;
+}
+
+nvmlReturn_t nvmlDeviceGetCurrentClocksEventReasons(nvmlDevice_t device,
+                                                    unsigned long long *reasons) {
+    if (!started) {
+        return NVML_ERROR_UNINITIALIZED;
+    }
+    *reasons = device->reasons;
+    return device->capped;
 }
 
 nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, unsigned int *current, unsigned int *pending) {
