@@ -102,6 +102,12 @@ def robust_sd(values: Sequence[float]) -> float:
     return mad * _MAD_TO_SD * _SMALL_SAMPLE.get(len(values), 1.02)
 
 
+def median_of_sorted(values: Sequence[float]) -> float:
+    """The middle of some values that stand in their order; there is at least one."""
+    half = len(values) // 2
+    return values[half] if len(values) % 2 else (values[half - 1] + values[half]) / 2
+
+
 def noise_of(repeats: Iterable[Sequence[float]]) -> float | None:
     """The standard deviation of one value against another of the same, by what was repeated.
 
@@ -111,9 +117,8 @@ def noise_of(repeats: Iterable[Sequence[float]]) -> float | None:
     Returns:
         None where too few were.
     """
-    deviations = [
-        value - statistics.median(same) for same in repeats if len(same) > 1 for value in same
-    ]
+    several = [(statistics.median(same), same) for same in repeats if len(same) > 1]
+    deviations = [value - middle for middle, same in several for value in same]
     if len(deviations) < _LEAST_DEVIATIONS:
         return None
     # Deviations from the middle of two are smaller than those from the truth by sqrt(2).

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import fields
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from autotune.errors import printable
 from autotune.params import ALL_LAYERS, DEFAULTS, Params
@@ -26,6 +26,24 @@ _MOST_DECIMALS = 4  # Of a ratio; no measurement here is that sure.
 _FUZZ = 1e-9  # 2.3 - 1.9 is a little less than 0.4.
 
 
+class Quality(NamedTuple):
+    """The words for what is compared."""
+
+    unit: str
+    good: str  # "1.2x as ..."
+    better: str
+    worse: str
+
+
+_SPEED = Quality(unit="s", good="fast", better="faster", worse="slower")
+_EFFICIENCY = Quality(unit="J", good="efficient", better="more efficient", worse="less efficient")
+
+
+def quality(objective: str) -> Quality:
+    """How the gain of a workload's objective is said."""
+    return _EFFICIENCY if objective == "efficiency" else _SPEED
+
+
 def described(params: Params, baseline: Params) -> str:
     """What a configuration has other than the defaults: "threads 8, ubatch 1024, fa off"."""
     changed = {
@@ -36,6 +54,8 @@ def described(params: Params, baseline: Params) -> str:
     if "type_k" in changed and changed.get("type_v") == changed["type_k"]:
         changed["cache_type"] = changed.pop("type_k")
         del changed["type_v"]
+    if "numactl" in changed:
+        changed["numa"] = changed.pop("numactl")
     threads_first = sorted(changed.items(), key=lambda item: not item[0].startswith("n_threads"))
     words = [f"{parameter(name)} {shown(name, value)}" for name, value in threads_first]
     return printable(", ".join(words)) or THE_DEFAULTS
@@ -62,8 +82,15 @@ def shown(name: str, value: object) -> str:
     if name == "n_gpu_layers" and value == ALL_LAYERS:
         return "all"
     if isinstance(value, tuple):
-        return "/".join("=".join(v) if isinstance(v, tuple) else str(v) for v in value)
+        return "/".join(_part(v) for v in value)
     return str(value)
+
+
+def _part(value: object) -> str:
+    """One of several in a value: a device, its share, or a pattern with its place."""
+    if isinstance(value, tuple):
+        return "=".join(value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def counted(number: int, what: str) -> str:
@@ -75,7 +102,7 @@ def digits(number: float) -> str:
     """Three significant digits; no measurement here has more."""
     if not number or not math.isfinite(number):
         return "?"
-    decimals = 2 - math.floor(math.log10(abs(float(f"{number:.2e}"))))
+    decimals = 2 - int(f"{number:.2e}".partition("e")[2])
     return f"{round(number, decimals):.{max(decimals, 0)}f}"
 
 

@@ -1,8 +1,8 @@
 """Real llama.cpp for the tests: the one that the user has, or a portable build that is kept.
 
 As a program it prints the folder that holds the tools, building them first where it must; all
-else it has to say goes to stderr. As a module it gives `find_llama_cpp` to the tests, which
-never build.
+else it has to say goes to stderr. With the word `vulkan` it does so for a second build, with that
+backend. As a module it gives `find_llama_cpp` to the tests, which never build.
 Linux and macOS; on Windows an installed llama.cpp is found, but none is built.
 """
 
@@ -25,7 +25,14 @@ from typing import NamedTuple
 if sys.platform != "win32":
     import fcntl
 
-TOOLS = ("llama-bench", "llama-fit-params", "llama-cli", "llama-server", "ggml-rpc-server")
+TOOLS = (
+    "llama-bench",
+    "llama-batched-bench",
+    "llama-fit-params",
+    "llama-cli",
+    "llama-server",
+    "ggml-rpc-server",
+)
 REQUIREMENT = Path(__file__).with_suffix(".txt")
 
 # cmake's names, and those of /proc/cpuinfo and macOS's sysctl, which says `AVX1.0`, in lower case.
@@ -57,6 +64,15 @@ _FLAGS = (
     # The web interface of the server would be fetched and embedded.
     "-DLLAMA_BUILD_UI=OFF",
 )
+
+# Builds beside the plain one, each with what it is configured with.
+VARIANTS: Mapping[str, tuple[str, ...]] = {
+    "": (),
+    "vulkan": (
+        "-DGGML_VULKAN=ON",
+        f"-DCMAKE_CXX_FLAGS=-I{Path(__file__).parent / 'vulkan' / 'headers'}",
+    ),
+}
 
 _LOG_TAIL_LINES = 30
 
@@ -102,14 +118,17 @@ def find_llama_cpp() -> Path | None:
     return None if _missing_tools(built) else built
 
 
-def ensure_llama_cpp() -> Found:
-    """Give the folder with all the tools, building them if they are nowhere."""
-    if users := _users_llama_cpp():
+def ensure_llama_cpp(variant: str = "") -> Found:
+    """Give the folder with all the tools, building them if they are nowhere.
+
+    A variant is always one of ours: whatever llama.cpp the user has need not be that.
+    """
+    if not variant and (users := _users_llama_cpp()):
         return users
-    target = _built_folder()
+    target = _built_folder(variant)
     if not _missing_tools(target):
         return Found(target, "built before")
-    build(target, fetch_source)
+    build(target, fetch_source, VARIANTS[variant])
     return Found(target, "built now")
 
 
@@ -156,7 +175,7 @@ def fetch_source(work: Path, log: Path) -> Path:
     return root
 
 
-def build(target: Path, fetch: Callable[[Path, Path], Path]) -> None:
+def build(target: Path, fetch: Callable[[Path, Path], Path], flags: Sequence[str] = ()) -> None:
     """Build the tools into `target`, which appears at once and whole, or not at all.
 
     A second process that asks for the same build waits for the first and uses its result.
@@ -171,7 +190,7 @@ def build(target: Path, fetch: Callable[[Path, Path], Path]) -> None:
         # Under a new name each time: the compilers of a killed build may still write into the old.
         work = Path(tempfile.mkdtemp(prefix=f"{target.name}.build-", dir=target.parent))
         try:
-            _build_in(work, target, fetch)
+            _build_in(work, target, fetch, flags)
         finally:
             # A gigabyte of objects; the log lies beside and stays.
             shutil.rmtree(work, ignore_errors=True)
@@ -183,14 +202,16 @@ def _clear_remains(target: Path) -> None:
         shutil.rmtree(remains, ignore_errors=True)
 
 
-def _build_in(work: Path, target: Path, fetch: Callable[[Path, Path], Path]) -> None:
+def _build_in(
+    work: Path, target: Path, fetch: Callable[[Path, Path], Path], more: Sequence[str]
+) -> None:
     log = _beside(target, "log")
     log.write_bytes(b"")
     _say(f"building llama.cpp: four minutes on two idle cores, once. Log: {log}")
     started = time.monotonic()
     source = fetch(work, log)
     tree = work / "tree"
-    flags = cmake_flags(cpu_features())
+    flags = [*cmake_flags(cpu_features()), *more]
     _run(["cmake", "-S", str(source), "-B", str(tree), "-G", "Ninja", *flags], log)
     _run(["cmake", "--build", str(tree), "--target", *TOOLS], log)
     # On the same disk, so that both are renames; between them it is tried where it was not linked.
@@ -207,12 +228,13 @@ def _beside(target: Path, kind: str) -> Path:
     return target.with_name(f"{target.name}.{kind}")
 
 
-def _built_folder() -> Path:
+def _built_folder(variant: str = "") -> Path:
     """Name the folder by everything that decides what the binaries in it are."""
     version = re.search(r"^llama-cpp-python==(\S+)", REQUIREMENT.read_text("utf-8"), re.MULTILINE)
     if version is None:
         raise LlamaCppError(f"{REQUIREMENT} pins no version of llama-cpp-python.")
     parts = [*TOOLS, *cmake_flags(cpu_features()), platform.system(), platform.machine()]
+    parts += [variant] if variant else []
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
     return cache_root() / "llama.cpp" / f"{version[1]}-{digest}"
 
@@ -297,10 +319,10 @@ def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 
-def main() -> int:
+def main(variant: str = "") -> int:
     """Print the folder of the tools."""
     try:
-        found = ensure_llama_cpp()
+        found = ensure_llama_cpp(variant)
     except LlamaCppError as problem:
         _say(str(problem))
         return 1
@@ -310,4 +332,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(*sys.argv[1:2]))

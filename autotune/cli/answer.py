@@ -8,19 +8,24 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, NotRequired, TypedDict
 
+from autotune.params import SplitMode
+
 SCHEMA_VERSION: Literal[1] = 1
 
 Verdict = Literal["fits", "tight", "will page", "does not fit"]
 
 
 class GpuSection(TypedDict):
-    backend: Annotated[str, "llama.cpp's backend: CUDA, Metal, ROCm, Vulkan, SYCL"]
+    backend: Annotated[str, "llama.cpp's backend: CUDA, Metal, ROCm, Vulkan, SYCL, RPC"]
     name: str
     total_bytes: int
     free_bytes: Annotated[int, "free when this was written; what the plan is made with"]
     integrated: Annotated[bool, "shares the host's memory; llama.cpp uses it only without a card"]
     driver: str
     compute_capability: Annotated[str, "NVIDIA's, as 8.9; empty elsewhere"]
+    device: Annotated[str | None, "what the installed llama.cpp calls it; null: not in its list"]
+    sources: Annotated[list[str], "who tells of it: NVML, sysfs, ROCm-SMI, sysctl, llama.cpp"]
+    usable: Annotated[bool | None, "the installed llama.cpp lists it; null: it was not asked"]
 
 
 class StorageSection(TypedDict):
@@ -50,7 +55,7 @@ class HardwareSection(TypedDict):
     memlock_bytes: Annotated[int | None, "RLIMIT_MEMLOCK; null: unlimited"]
     gpu_type: Annotated[str | None, "the backend of the first GPU that is used; null without one"]
     gpu_vram_gb: Annotated[float, "of the GPUs that are used, in GiB; 0 without one"]
-    gpus: list[GpuSection]
+    gpus: Annotated[list[GpuSection], "first those that can be used, then those that stay idle"]
     storage: Annotated[StorageSection | None, "what the model lies on"]
     operating_system: str
     wsl: bool
@@ -84,8 +89,16 @@ RecommendedParams = TypedDict(
         "--threads-batch": Annotated[int, "for prompt processing"],
         "--n-gpu-layers": Annotated[int, "999 means all"],
         "--n-cpu-moe": NotRequired[Annotated[int, "layers whose experts stay on the CPU"]],
-        "--tensor-split": NotRequired[Annotated[list[int], "layers by GPU"]],
-        "--device": NotRequired[Annotated[list[str], "only where some GPU is to be left alone"]],
+        "--tensor-split": NotRequired[
+            Annotated[list[float], "layers by GPU, or shares of them, in the order of --device"]
+        ],
+        "--split-mode": NotRequired[Annotated[SplitMode, "how several GPUs share the work"]],
+        "--main-gpu": NotRequired[Annotated[int, "the only one that is used, counted from 0"]],
+        "--device": NotRequired[
+            Annotated[list[str], "only where some GPU is left alone, or their order is another"]
+        ],
+        "--parallel": NotRequired[Annotated[int, "llama-server's slots, as measured"]],
+        "--kv-unified": NotRequired[Annotated[bool, "one cache that all slots share"]],
         "--n-ctx": Annotated[int, "tokens of all slots together"],
         "--batch-size": int,
         "--ubatch-size": int,
@@ -95,6 +108,7 @@ RecommendedParams = TypedDict(
         "--mlock": bool,
         "--no-mmap": bool,
         "--numa": NotRequired[Literal["distribute", "isolate", "numactl"]],
+        "numactl": NotRequired[Annotated[str, "what llama.cpp is bound by: node0, or interleave"]],
         "--no-op-offload": NotRequired[Annotated[bool, "prompts of layers on the CPU stay there"]],
         "--no-kv-offload": NotRequired[Annotated[bool, "the cache stays in the host's memory"]],
         "--no-repack": NotRequired[Annotated[bool, "weights are used as they lie in the file"]],
@@ -110,7 +124,11 @@ FIELDS = {
     "--n-gpu-layers": "n_gpu_layers",
     "--n-cpu-moe": "n_cpu_moe",
     "--tensor-split": "tensor_split",
+    "--split-mode": "split_mode",
+    "--main-gpu": "main_gpu",
     "--device": "devices",
+    "--parallel": "n_parallel",
+    "--kv-unified": "kv_unified",
     "--n-ctx": "n_ctx",
     "--batch-size": "n_batch",
     "--ubatch-size": "n_ubatch",
@@ -118,6 +136,7 @@ FIELDS = {
     "--cache-type-k": "type_k",
     "--cache-type-v": "type_v",
     "--numa": "numa",
+    "numactl": "numactl",
     "--cache-ram": "cache_ram",
     "--no-op-offload": "no_op_offload",
     "--no-kv-offload": "no_kv_offload",
@@ -189,7 +208,13 @@ class WorkloadSection(TypedDict):
     n_prompt: Annotated[int, "tokens of the prompt"]
     n_gen: Annotated[int, "tokens that are generated"]
     n_depth: Annotated[int, "tokens in the cache before"]
-    objective: Annotated[Literal["request", "pp", "tg"], "whose seconds are minimised"]
+    n_parallel: NotRequired[
+        Annotated[int, "requests at once; their rates and seconds are those of all together"]
+    ]
+    objective: Annotated[
+        Literal["request", "pp", "tg", "efficiency"],
+        "whose seconds are minimised; efficiency: the joules of a request",
+    ]
 
 
 class SamplesSection(TypedDict):
@@ -198,6 +223,9 @@ class SamplesSection(TypedDict):
     round: Annotated[str, "in which round, in the order in which they ran"]
     test: Annotated[str, "llama-bench's name of it: pp512, tg64 @ d4096"]
     samples_ns: Annotated[list[int], "of each repetition"]
+    samples_j: NotRequired[
+        Annotated[list[float], "joules of each repetition; empty where nobody can tell"]
+    ]
     disturbed: Annotated[str, "what else the machine did; empty if nothing"]
 
 
@@ -208,8 +236,91 @@ class SideSection(TypedDict):
     pp_tokens_per_s: Annotated[float | None, "median of all that was measured; null: not measured"]
     tg_tokens_per_s: float | None
     request_s: Annotated[float | None, "seconds of one request, by those medians"]
+    pp_tokens_per_joule: NotRequired[
+        Annotated[float | None, "of the whole machine, its idle share in it; null: not told"]
+    ]
+    tg_tokens_per_joule: NotRequired[float | None]
+    request_j: NotRequired[Annotated[float | None, "joules of one request, by those medians"]]
     memory: Annotated[MemorySection, "as it is served, with the context of --n-ctx"]
     samples: Annotated[list[SamplesSection], "of the verification alone, raw"]
+
+
+class WorkerSection(TypedDict):
+    """A machine that works on a shared study, and whether the winner holds there."""
+
+    host: str
+    pid: int
+    machine: str
+    state: Annotated[str, "working, verifying, finished, interrupted, failed, or silent"]
+    verdict: Annotated[str, "of its own verification; empty until it is known"]
+    ratio: Annotated[float | None, "how many times as fast as llama.cpp's defaults, there"]
+    low: float | None
+    high: float | None
+    params: Annotated[
+        dict[str, int | float | str | bool | list[str]] | None, "what it has verified"
+    ]
+
+
+class FleetSection(TypedDict):
+    """The shared study that was measured for, and where its winner holds."""
+
+    study: Annotated[str, "its name in the database"]
+    storage: Annotated[str, "the database, without a password"]
+    workers: Annotated[list[WorkerSection], "all that there were until now, this one included"]
+
+
+class AtWorkSection(WorkerSection):
+    """A worker, what it has done, and what it is at."""
+
+    seen_s_ago: Annotated[float, "since its last heartbeat, by the two machines' clocks"]
+    trials: Annotated[int, "that it has measured"]
+    measuring: Annotated[str, "what for, as `kind` of a trial; empty if nothing"]
+    measuring_params: dict[str, int | float | str | bool | list[str]] | None
+
+
+class SharedStudySection(TypedDict):
+    """A study that many machines work on."""
+
+    name: str
+    model: str
+    workload: str
+    trials: Annotated[int, "that were measured, by all"]
+    begun_in_vain: Annotated[int, "left by a worker that died, or begun by two at once"]
+    baseline_cost: Annotated[float | None, "seconds of a request, or joules; null: not measured"]
+    best_cost: Annotated[float | None, "the least that the search has seen; nothing is proven"]
+    best_params: dict[str, int | float | str | bool | list[str]] | None
+    workers: list[AtWorkSection]
+
+
+class FleetStatusAnswer(TypedDict):
+    """What `lcm fleet status --json` prints."""
+
+    schema_version: Annotated[Literal[1], "changes when a key changes its meaning"]
+    storage: Annotated[str, "the database, without a password"]
+    studies: list[SharedStudySection]
+
+
+class ServedSideSection(TypedDict):
+    """All requests of the workload at once, to a real llama-server."""
+
+    seconds: Annotated[list[float], "of each time, until all were answered"]
+    measured_s: Annotated[float | None, "what llama-batched-bench says of the same share"]
+
+
+class ServedSection(TypedDict):
+    """Whether a real llama-server serves what was measured."""
+
+    agreement: Annotated[
+        Literal["confirmed", "of another size", "contradicted", "failed", "not compared"],
+        "of its ratio with the one that was measured, by the rule",
+    ]
+    ratio: Annotated[float | None, "how many times as fast it served the candidate; null: did not"]
+    of_measured: Annotated[float | None, "that ratio over the measured one; 1: the same"]
+    share: Annotated[float, "of each request's tokens; below 1 where there was no time for all"]
+    baseline: ServedSideSection
+    candidate: Annotated[ServedSideSection | None, "null: nothing was better, or it failed"]
+    failure: Annotated[str, "whose server failed, and how; empty if none did"]
+    rule: str
 
 
 class EvidenceSection(TypedDict):
@@ -220,7 +331,9 @@ class EvidenceSection(TypedDict):
     baseline: Annotated[SideSection, "llama.cpp's own defaults"]
     candidate: Annotated[SideSection | None, "the best that was found; null: the defaults"]
     winner: Annotated[bool, "the candidate is what is recommended"]
-    ratio: Annotated[float | None, "how many times as fast as the defaults; null: not compared"]
+    ratio: Annotated[
+        float | None, "how many times as fast, or as efficient, as the defaults; null: not compared"
+    ]
     low: Annotated[float | None, "lower end of the interval of the ratio"]
     high: float | None
     confidence: Annotated[float | None, "of that interval"]
@@ -234,6 +347,13 @@ class EvidenceSection(TypedDict):
     waited_s: Annotated[float, "of it, for a busy machine"]
     disturbed_rounds: Annotated[int, "of the verification, that do not count"]
     study: Annotated[str, "the folder that holds everything; study.db is an Optuna study"]
+    fleet: NotRequired[Annotated[FleetSection, "only with --storage"]]
+    served: NotRequired[
+        Annotated[
+            ServedSection | None,
+            "of several requests at once, a real llama-server's word; null: none was asked",
+        ]
+    ]
 
 
 class StudySection(TypedDict):
@@ -429,6 +549,14 @@ class FindingSection(TypedDict):
     remedy: str
 
 
+class EnergySection(TypedDict):
+    """What counts the machine's joules."""
+
+    of: Annotated[list[str], "what is counted: CPU package 0, memory of package 0, GPU 0"]
+    gap: Annotated[str, "what is missing; empty if nothing is"]
+    remedy: str
+
+
 class DoctorAnswer(TypedDict):
     """What `lcm doctor --json` prints."""
 
@@ -436,5 +564,6 @@ class DoctorAnswer(TypedDict):
     healthy: Annotated[bool, "no finding is a problem"]
     hardware: HardwareSection
     limits: LimitsSection
+    energy: EnergySection
     programs: list[ProgramSection]
     findings: list[FindingSection]

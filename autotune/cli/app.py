@@ -12,6 +12,7 @@ from autotune import __version__
 from autotune.cli import console
 from autotune.cli.console import Voice
 from autotune.cli.doctor import doctor
+from autotune.cli.fleet import app as fleet
 from autotune.cli.inspect_ import inspect
 from autotune.cli.results import app as results
 from autotune.cli.run import RunCommand, run
@@ -46,6 +47,7 @@ app.command()(inspect)
 app.command(short_help="Say what is here, what is missing and how to get it.")(doctor)
 app.command(short_help="Say whether a stored profile is still better.")(verify)
 app.add_typer(results, name="results")
+app.add_typer(fleet, name="fleet")
 
 
 def _print_version(asked: bool) -> None:  # noqa: FBT001 - Typer calls it so

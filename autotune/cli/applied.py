@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from autotune.cli import console
+from autotune.cli.machine import as_llama_cpp_sees_it
 from autotune.errors import ConfigError, LlamaCppNotFound, LlamaCppUnusable
 from autotune.hardware import detect_hardware
 from autotune.llama_cpp.capabilities import Capabilities, ask_once, cache_folder
@@ -53,7 +54,7 @@ def print_applied(
 
 def _setup(profile: Profile, model: Path, memory_bytes: int | None) -> Setup:
     program, capabilities = _server()
-    gpus = detect_hardware().gpus
+    gpus = as_llama_cpp_sees_it(detect_hardware()).gpus
     return Setup(
         profile=profile,
         model=model,
@@ -63,6 +64,7 @@ def _setup(profile: Profile, model: Path, memory_bytes: int | None) -> Setup:
         n_cpus=os.cpu_count(),
         memory_bytes=memory_bytes,
         user=_user(),
+        is_shown=console.is_shown(),
     )
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def workload_of(profile: Profile, then: Mapping[str, Any]) -> Workload:
     if kept:
         return kept
     with contextlib.suppress(ConfigError):
-        return load_workload(profile.workload)
+        workload = load_workload(profile.workload)
+        spares = profile.objective == "efficiency"  # What a file says otherwise may be of today.
+        return replace(workload, objective="efficiency") if spares else workload
     console.warning(
         f"the request that the profile is for, {profile.workload or 'without a name'}, is not "
         f"known any more: it is verified for {DEFAULT_WORKLOAD}"

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from autotune.llama_cpp.capabilities import build_identity
 from autotune.model import Model
 from autotune.params import params_to_json
 from autotune.results.typed import typed
-from autotune.tuning.prepare import Ground, Order
+from autotune.tuning.ground import Ground, Order
 from autotune.tuning.session import Plan
 from autotune.tuning.workload import Objective, Value, Workload
 
@@ -25,6 +26,7 @@ _REQUEST: Mapping[str, Any] = {
     "n_prompt": int,
     "n_gen": int,
     "n_depth": int,
+    "n_parallel": int,
     "objective": Objective,
 }
 _VALUES = tuple[Value, ...]
@@ -35,7 +37,7 @@ def circumstances(order: Order, here: Ground, plan: Plan) -> dict[str, Any]:
     return {
         "lcm": __version__,
         "python": platform.python_version(),
-        "operating_system": platform.platform(),
+        "operating_system": _operating_system(),
         "kernel": platform.release(),
         "host": platform.node(),
         "hardware": hardware_section(here.hardware, here.storage),
@@ -51,6 +53,11 @@ def circumstances(order: Order, here: Ground, plan: Plan) -> dict[str, Any]:
             "backends": here.flight.backends,
             "arguments": list(order.arguments),
         },
+        "energy": {
+            "of": list(here.metered.of),
+            "gap": here.metered.gap,
+            "remedy": here.metered.remedy if here.metered.gap else "",
+        },
         "variables": environment.removed(os.environ),
         "request": _request(order, plan),
         "n_ctx": here.recommendation.params.n_ctx,
@@ -61,6 +68,16 @@ def circumstances(order: Order, here: Ground, plan: Plan) -> dict[str, Any]:
             "fixed": params_to_json(plan.space.fixed),
         },
     }
+
+
+def _operating_system() -> str:
+    """As `platform.platform()` has it, which starts the program `uname` to know what is known."""
+    if sys.platform != "linux":
+        return platform.platform()
+    system = os.uname()
+    library = "".join(platform.libc_ver())
+    words = [system.sysname, system.release, system.machine, f"with-{library}" if library else ""]
+    return "-".join(filter(None, words))
 
 
 def machine_in_words(hardware: Hardware) -> str:
@@ -98,6 +115,7 @@ def request_of(kept: Mapping[str, Any]) -> Workload | None:
     if not isinstance(request, dict):
         return None
     try:
+        request = {"n_parallel": 1, **request}  # Which was not said before there were several.
         asked = {name: typed(request.get(name), hint) for name, hint in _REQUEST.items()}
         fixed = request.get("parameters", {})
         parameters = {name: typed(values, _VALUES) for name, values in dict(fixed).items()}

@@ -9,10 +9,17 @@ from autotune.cli.listed import study_section
 from autotune.errors import printable
 from autotune.results.compare import Comparison, Figure, compare
 from autotune.results.stored import Stored
-from autotune.words import THE_DEFAULTS, digits, ratios
+from autotune.words import THE_DEFAULTS, digits, quality, ratios
 
 _SIDES = {"baseline": THE_DEFAULTS, "candidate": "best candidate"}
-_UNITS = {"pp_tokens_per_s": "pp t/s", "tg_tokens_per_s": "tg t/s", "request_s": "request s"}
+_UNITS = {
+    "pp_tokens_per_s": "pp t/s",
+    "tg_tokens_per_s": "tg t/s",
+    "request_s": "request s",
+    "pp_tokens_per_joule": "pp t/J",
+    "tg_tokens_per_joule": "tg t/J",
+    "request_j": "request J",
+}
 # Drift between two days is in the ratio, and nothing here could take it out.
 NOT_INTERLEAVED = (
     "The two were not measured in turns: what the machine did on each day is in the ratio."
@@ -38,8 +45,10 @@ def print_comparison(
 
 def _row(figure: Figure) -> list[str]:
     cells = ("-" if value is None else digits(value) for value in (figure.first, figure.second))
-    ratio = "-" if figure.ratio is None else f"{ratios(figure.ratio)[0]}x as fast"
-    return [_SIDES[figure.side], _UNITS[figure.name], *cells, ratio]
+    unit = _UNITS[figure.name]
+    good = quality("efficiency" if unit.endswith("J") else "").good
+    ratio = "-" if figure.ratio is None else f"{ratios(figure.ratio)[0]}x as {good}"
+    return [_SIDES[figure.side], unit, *cells, ratio]
 
 
 def _answer(one: Stored, other: Stored, comparison: Comparison) -> CompareAnswer:

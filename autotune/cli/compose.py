@@ -95,8 +95,11 @@ def hardware_section(hardware: Hardware, storage: Storage) -> HardwareSection:
                 "integrated": gpu.integrated,
                 "driver": gpu.driver,
                 "compute_capability": gpu.compute_capability,
+                "device": gpu.listed_as or None,
+                "sources": list(gpu.sources),
+                "usable": bool(gpu.listed_as) if hardware.asked else None,
             }
-            for gpu in gpus
+            for gpu in (*gpus, *hardware.idle_gpus)
         ],
         "storage": {
             "filesystem": storage.filesystem,

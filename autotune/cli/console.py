@@ -2,15 +2,15 @@
 
 import contextlib
 import io
-import json
 import os
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum, auto
 
+from autotune import json_text, shell
 from autotune.errors import SurroundingsError, printable
 
 
@@ -45,7 +45,7 @@ def voice() -> Voice:
 
 def answer(value: Mapping[str, object]) -> None:
     """Print the answer as JSON."""
-    text(json.dumps(value, indent=2))
+    text(json_text.dumps(value, indent=2))
 
 
 def text(lines: str) -> None:
@@ -77,8 +77,18 @@ def _answering() -> Iterator[None]:
 
 
 def command(argv: Sequence[str]) -> None:
-    """Print a command as a shell reads it back."""
-    exactly(shlex.join(argv))
+    """Print a command as a shell reads it back: to the byte, or so that it commands no terminal."""
+    exactly(quoted(argv) if is_shown() else shlex.join(argv))
+
+
+def is_shown() -> bool:
+    """What is printed is looked at, and not read by a program."""
+    return sys.stdout is not None and sys.stdout.isatty()
+
+
+def path(value: str) -> None:
+    """Print a file's name: to the byte, or so that it commands no terminal."""
+    exactly(printable(value) if is_shown() else value)
 
 
 def exactly(lines: str) -> None:
@@ -94,13 +104,19 @@ def exactly(lines: str) -> None:
     _bytes(content + b"\n")
 
 
-def utf8(lines: str) -> None:
-    """Print the answer in UTF-8, whatever stdout is set to.
+def utf8(lines: Iterable[str]) -> None:
+    """Print an answer of many lines in UTF-8, whatever stdout is set to, one after the other.
 
     Raises:
         BrokenPipeError, SurroundingsError: as `text` does.
     """
-    _bytes(f"{lines}\n".encode())
+    if sys.stdout is None:  # Closed.
+        return
+    with _answering():
+        sys.stdout.flush()
+        for line in lines:
+            sys.stdout.buffer.write(line.encode())
+        sys.stdout.buffer.flush()
 
 
 def _bytes(content: bytes) -> None:
@@ -113,8 +129,8 @@ def _bytes(content: bytes) -> None:
 
 
 def quoted(argv: Sequence[str]) -> str:
-    """A command as one would type it."""
-    return shlex.join(argv)
+    """A command as one would type it, on one line that commands no terminal."""
+    return shell.quoted(argv)
 
 
 def warning(what: str) -> None:
@@ -162,7 +178,7 @@ def error(message: str, hint: str, details: Sequence[str] = (), *, exit_code: in
 
 def event(name: str, facts: Mapping[str, object]) -> None:
     """Tell a program what has happened."""
-    _say(json.dumps({"event": name, **facts}, allow_nan=False))
+    _say(json_text.dumps({"event": name, **facts}))
 
 
 def _say(line: str) -> None:

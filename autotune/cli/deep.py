@@ -9,18 +9,21 @@ from autotune.cli.answer import EvidenceSection
 from autotune.cli.circumstances import circumstances, machine_in_words
 from autotune.cli.compose import run_answer
 from autotune.cli.interruption import resume_hint
+from autotune.cli.joined import joined
 from autotune.cli.measured import refined
-from autotune.cli.measuring import Undertaking, measure
+from autotune.cli.measuring import Undertaking, begun_folder, measure
 from autotune.cli.stored import store
-from autotune.cli.summary import summary
+from autotune.cli.summary import summary, where_it_holds
 from autotune.errors import EXIT_DONE, ConfigError
 from autotune.results.profile import environ_with, profiles_of_machine
-from autotune.results.studies import new_folder, unfinished
-from autotune.tuning import prepare
-from autotune.tuning.prepare import Ground, Order
+from autotune.results.served import served
+from autotune.results.studies import unfinished
+from autotune.tuning.ground import Ground, Order, look_around
+from autotune.tuning.plan import plan_as_before, plan_of
 from autotune.tuning.search import Seed
 from autotune.tuning.session import Tuned
 from autotune.tuning.study import Study
+from autotune.tuning.study.address import Address
 
 # Winners of other models that are tried beside the quick recommendation.
 _MOST_SEEDS = 2
@@ -33,6 +36,8 @@ class Start:
     resume: bool = False
     fresh: bool = False
     results_dir: Path | None = None
+    storage: Address | None = None  # Of a study that is shared with other machines.
+    per_machine: bool = False
 
 
 def deep(order: Order, start: Start) -> int:
@@ -43,10 +48,26 @@ def deep(order: Order, start: Start) -> int:
     """
     environ = environ_with(start.results_dir)
     console.note("looking at the machine and trying llama-bench")
-    ground = prepare.look_around(order, environ)
+    ground = look_around(order, environ)
     for note in ground.hardware.notes:
         console.warning(note)
-    if start.resume:
+    if order.workload.objective == "efficiency" and not ground.metered.of_cpu:
+        console.warning(
+            f"joules are counted of {', '.join(ground.metered.of)} alone: what is left to the CPU "
+            "seems to cost nothing"
+        )
+    if start.storage:
+        work = joined(
+            order,
+            ground,
+            environ,
+            address=start.storage,
+            per_machine=start.per_machine,
+            resume=start.resume,
+            seeds=_seeds(ground, environ),
+            hint=resume_hint(),
+        )
+    elif start.resume:
         work = _resumed(order, ground, environ)
     else:
         work = _begun(order, ground, environ, fresh=start.fresh)
@@ -60,16 +81,10 @@ def _begun(order: Order, ground: Ground, environ: Mapping[str, str], *, fresh: b
     kept = unfinished(ground.model.name, order.workload.name, environ)
     if kept is not None and not fresh:
         console.note(f"beginning anew; --resume would go on with {kept.path}")
-    plan, facts = prepare.plan_of(order, ground, _seeds(ground, environ))
+    plan, facts = plan_of(order, ground, _seeds(ground, environ))
     if order.wishes.parameters:
         console.note("what --param fixes is fixed for llama.cpp's defaults too")
-    folder = new_folder(
-        ground.model.name,
-        order.workload.name,
-        environ,
-        machine=machine_in_words(ground.machine),
-        build=ground.capabilities.version,
-    )
+    folder = begun_folder(order, ground, environ)
     folder.keep_environment(circumstances(order, ground, plan))
     return Undertaking(
         order=order,
@@ -77,7 +92,7 @@ def _begun(order: Order, ground: Ground, environ: Mapping[str, str], *, fresh: b
         environ=environ,
         folder=folder,
         plan=plan,
-        open=lambda: Study.create(folder.database, plan.space, facts, seed=order.seed),
+        open=lambda _: Study.create(folder.database, plan.space, facts, seed=order.seed),
         hint=resume_hint(),
     )
 
@@ -89,7 +104,7 @@ def _resumed(order: Order, ground: Ground, environ: Mapping[str, str]) -> Undert
             f"there is no unfinished study of {ground.model.name} for {order.workload.name}",
             hint="leave --resume out to begin one; --results-dir says where to look",
         )
-    plan = prepare.plan_as_before(order, ground, folder.database)
+    plan = plan_as_before(order, ground, folder.database)
     if not folder.environment.exists():  # Of format 1.
         machine, build = machine_in_words(ground.machine), ground.capabilities.version
         folder = replace(folder, machine=machine, build=build)
@@ -100,7 +115,7 @@ def _resumed(order: Order, ground: Ground, environ: Mapping[str, str]) -> Undert
         environ=environ,
         folder=folder,
         plan=plan,
-        open=lambda: Study.resume(folder.database, plan.space),
+        open=lambda known: Study.resume(folder.database, plan.space, known),
         hint=resume_hint(),
     )
 
@@ -131,6 +146,8 @@ def _print(work: Undertaking, tuned: Tuned, evidence: EvidenceSection) -> None:
     try:
         console.answer(answer)
     finally:  # Last, where a terminal shows both: the answer is longer than a screen.
-        console.lines(summary(tuned, objective))
+        console.lines("\n".join(filter(None, (summary(tuned, objective), served(evidence)))))
+        if "fleet" in evidence:
+            console.lines(where_it_holds(evidence["fleet"], objective))
         console.note(f"start it with: {console.quoted(answer['command']['llama-server'])}")
         console.note(f"a report to look at: lcm results report {work.folder.name}")

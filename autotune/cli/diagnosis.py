@@ -12,28 +12,26 @@ from autotune.cli.answer import (
 )
 from autotune.cli.compose import hardware_section
 from autotune.hardware import Hardware, Storage
+from autotune.hardware.energy import Metered
+from autotune.hardware.listed import with_listed
 from autotune.llama_cpp.capabilities import Capabilities
 from autotune.llama_cpp.checkup import Checked
 from autotune.llama_cpp.locate import BENCH
 from autotune.model import Model
+from autotune.recommend.devices import build_for, device_advice
 from autotune.recommend.placement import used_gpus
 from autotune.words import size
 
 _MIB = 1 << 20
 
 _USES = {
+    "llama-batched-bench": "`--deep --profile server` measures with it",
     "llama-cli": "`lcm run` starts it for a chat",
     "llama-server": "`lcm run --mode server` starts it",
     "llama-fit-params": "nothing needs it yet",
 }
-# What a build for a GPU's backend is configured with.
-_CMAKE = {
-    "CUDA": "-DGGML_CUDA=ON",
-    "Metal": "-DGGML_METAL=ON",
-    "ROCm": "-DGGML_HIP=ON",
-    "Vulkan": "-DGGML_VULKAN=ON",
-    "SYCL": "-DGGML_SYCL=ON",
-}
+# Whose list of devices is believed first: that of what `lcm run` starts.
+_LISTING = ("llama-server", "llama-cli", BENCH)
 
 
 def doctor_answer(
@@ -42,9 +40,11 @@ def doctor_answer(
     governor: str | None,
     programs: Sequence[Checked],
     model: Model | None,
+    *,
+    metered: Metered,
 ) -> DoctorAnswer:
     """The answer of `lcm doctor`."""
-    memory = hardware.memory
+    memory, usable = hardware.memory, _as_listed(hardware, programs)
     limits: LimitsSection = {
         "memlock_bytes": memory.memlock_bytes,
         "ram_limit_bytes": memory.limit_bytes,
@@ -56,17 +56,32 @@ def doctor_answer(
     findings = [
         *_of_programs(programs),
         *_of_gpus(hardware, programs),
+        *_of_devices(usable, programs),
         *_of_limits(hardware, limits, model),
+        *_of_energy(metered),
         *(_note(note, "") for note in hardware.notes),
     ]
     return {
         "schema_version": SCHEMA_VERSION,
         "healthy": all(finding["kind"] != "problem" for finding in findings),
-        "hardware": hardware_section(hardware, storage),
+        "hardware": hardware_section(usable, storage),
         "limits": limits,
+        "energy": {
+            "of": list(metered.of),
+            "gap": metered.gap,
+            "remedy": metered.remedy if metered.gap else "",
+        },
         "programs": [_program_section(checked) for checked in programs],
         "findings": findings,
     }
+
+
+def _of_energy(metered: Metered) -> Iterator[FindingSection]:
+    """Counters that are there and cannot be read; that there are none is no fault to be found."""
+    if metered.hidden:
+        yield _note(
+            f"joules cannot be told, nor --objective efficiency: {metered.gap}", metered.remedy
+        )
 
 
 def _program_section(checked: Checked) -> ProgramSection:
@@ -86,7 +101,7 @@ def _program_section(checked: Checked) -> ProgramSection:
                 "total_bytes": device.total_mib * _MIB,
                 "free_bytes": device.free_mib * _MIB,
             }
-            for device in checked.devices
+            for device in checked.devices or ()
         ],
         "dialect": _dialect_section(checked.name, can) if can else None,
         "usable": checked.trouble is None,
@@ -152,22 +167,52 @@ def _of_versions(programs: Sequence[Checked]) -> Iterator[FindingSection]:
             )
 
 
+def _as_listed(hardware: Hardware, programs: Sequence[Checked]) -> Hardware:
+    """The machine with the devices of the first program that lists some."""
+    by_name = {checked.name: checked for checked in _listing(programs)}
+    for name in _LISTING:
+        checked = by_name.get(name)
+        if checked and checked.program:
+            return with_listed(hardware, checked.devices or (), asked=str(checked.program.path))
+    return hardware
+
+
+def _listing(programs: Sequence[Checked]) -> list[Checked]:
+    """Those that can list their devices, and did."""
+    return [checked for checked in programs if _can_list(checked) and checked.devices is not None]
+
+
+def _can_list(checked: Checked) -> bool:
+    return checked.capabilities is not None and checked.capabilities.has("--list-devices")
+
+
 def _of_gpus(hardware: Hardware, programs: Sequence[Checked]) -> Iterator[FindingSection]:
     """A GPU that stays idle, because the build has no backend for it or cannot reach it."""
     gpus = used_gpus(hardware.gpus)
-    asked = [c for c in programs if c.capabilities and c.capabilities.has("--list-devices")]
+    asked = _listing(programs)
     # A BLAS library is listed too, and has no memory of its own.
-    without = [c.name for c in asked if not any(device.total_mib for device in c.devices)]
+    without = [c.name for c in asked if not any(device.total_mib for device in c.devices or ())]
     if not gpus or not without:
         return
     names = ", ".join(f"{gpu.name} ({gpu.backend})" for gpu in gpus)
-    flag = _CMAKE.get(gpus[0].backend, "")
-    remedy = f"get a build of llama.cpp with {gpus[0].backend} (cmake {flag}), and see its driver"
+    remedy = build_for(gpus[:1])
     what = f"{names} cannot be used by {', '.join(without)}: not among the devices listed"
     if len(without) == len(asked) and not gpus[0].integrated:
         yield _problem(what, remedy)
     else:
         yield _note(what, remedy)
+
+
+def _of_devices(usable: Hardware, programs: Sequence[Checked]) -> Iterator[FindingSection]:
+    """A program that cannot list its devices, and what is to be said of those that are listed."""
+    for checked in programs:
+        if _can_list(checked) and checked.devices is None:
+            yield _note(
+                f"{checked.name} --list-devices fails",
+                "run it by hand; a GPU driver that fails shows itself here first",
+            )
+    if usable.gpus:  # Without any, that itself was found.
+        yield from (_note(advice.what, advice.remedy) for advice in device_advice(usable))
 
 
 def _of_limits(

@@ -16,6 +16,7 @@ from autotune.errors import EXIT_DONE, EXIT_NO, printable
 from autotune.words import size
 
 _WIDTH = 80
+_LABELS = 21  # The longest is llama-batched-bench.
 
 
 def doctor(
@@ -48,6 +49,7 @@ def doctor(
 def _examine(path: Path | None, llama_bench: str | None) -> DoctorAnswer:
     from autotune.cli.diagnosis import doctor_answer  # noqa: PLC0415 - others do not pay for it
     from autotune.hardware import detect_hardware, storage_of  # noqa: PLC0415
+    from autotune.hardware.energy import metered  # noqa: PLC0415
     from autotune.hardware.governor import read_governor  # noqa: PLC0415
     from autotune.llama_cpp.checkup import check  # noqa: PLC0415
     from autotune.llama_cpp.locate import BENCH, PROGRAMS  # noqa: PLC0415
@@ -62,7 +64,9 @@ def _examine(path: Path | None, llama_bench: str | None) -> DoctorAnswer:
         for name in PROGRAMS
     ]
     storage = storage_of(model.path if model else Path.cwd())
-    return doctor_answer(detect_hardware(), storage, read_governor(), programs, model)
+    return doctor_answer(
+        detect_hardware(), storage, read_governor(), programs, model, metered=metered()
+    )
 
 
 Row = tuple[str, str]
@@ -91,6 +95,7 @@ def _machine_rows(answer: DoctorAnswer) -> list[Row]:
         ("memory limit", "none" if ram_limit is None else size(ram_limit)),
         ("lockable memory", "unlimited" if memlock is None else size(memlock)),
         ("swap", used if swap else "none"),
+        ("joules of", ", ".join(answer["energy"]["of"]) or "nothing that counts them"),
         *_gpu_rows(machine),
     ]
 
@@ -101,7 +106,10 @@ def _gpu_rows(machine: HardwareSection) -> Iterator[Row]:
     for gpu in machine["gpus"]:
         free = f"{size(gpu['free_bytes'])} of {size(gpu['total_bytes'])} free"
         driver = f", driver {gpu['driver']}" if gpu["driver"] else ""
-        yield "GPU", f"{gpu['name']} ({gpu['backend']}), {free}{driver}"
+        yield "GPU", f"{gpu['name']} ({gpu['device'] or gpu['backend']}), {free}{driver}"
+        told = f"told by {' and '.join(gpu['sources'])}" if gpu["sources"] else ""
+        use = {True: "", False: "llama.cpp does not list it", None: "llama.cpp was not asked"}
+        yield "", "; ".join(filter(None, (told, use[gpu["usable"]])))
 
 
 def _program_rows(program: ProgramSection) -> list[Row]:
@@ -136,7 +144,7 @@ _FLASH_ATTN = {
 
 def _aligned(rows: Sequence[Row]) -> str:
     """Labels to the left, texts in a column of their own."""
-    return "\n".join(_wrapped(f"{label:<18}", text, 18) for label, text in rows)
+    return "\n".join(_wrapped(label.ljust(_LABELS), text, _LABELS) for label, text in rows)
 
 
 def _findings_lines(findings: Sequence[FindingSection]) -> Iterator[str]:

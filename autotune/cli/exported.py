@@ -1,6 +1,6 @@
 """`lcm results export`: what was measured, as a table for other programs."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import cast
 
@@ -8,15 +8,15 @@ from autotune.cli import console
 from autotune.cli.output import write_file
 from autotune.errors import ConfigError
 from autotune.results.columns import Level
-from autotune.results.export import csv_text, jsonl_text, llama_bench_text, parquet_bytes
+from autotune.results.export import csv_lines, jsonl_lines, llama_bench_lines, parquet_bytes
 from autotune.results.stored import Stored
 
 _PARQUET, _LLAMA_BENCH = "parquet", "llama-bench"
 _RECORD: Level = "record"
-_TEXTS: Mapping[str, Callable[[Stored, Level], str]] = {
-    "csv": csv_text,
-    "jsonl": jsonl_text,
-    _LLAMA_BENCH: lambda stored, _: llama_bench_text(stored),
+_TEXTS: Mapping[str, Callable[[Stored, Level], Iterator[str]]] = {
+    "csv": csv_lines,
+    "jsonl": jsonl_lines,
+    _LLAMA_BENCH: lambda stored, _: llama_bench_lines(stored),
 }
 
 
@@ -44,6 +44,6 @@ def export(stored: Stored, *, fmt: str, level: str | None, output: Path | None) 
             raise ConfigError("parquet is no text to print", hint="name a file with -o FILE")
         write_file(output, parquet_bytes(stored, wanted))
     elif output is None:
-        console.utf8(_TEXTS[fmt](stored, wanted).removesuffix("\n"))
+        console.utf8(_TEXTS[fmt](stored, wanted))
     else:
         write_file(output, _TEXTS[fmt](stored, wanted))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from autotune.cli import console
 from autotune.cli.compose import inspect_answer
+from autotune.cli.machine import as_llama_cpp_sees_it
 from autotune.errors import printable
 from autotune.hardware import Hardware, detect_hardware
 from autotune.model import Model, analyze_model
@@ -18,7 +19,7 @@ from autotune.words import size
 
 def print_needs(path: Path, params: Params, program: Program, *, as_json: bool) -> None:
     """Print what a model is and what it needs under `params`, by part and place."""
-    model, hardware = analyze_model(path), detect_hardware()
+    model, hardware = analyze_model(path), as_llama_cpp_sees_it(detect_hardware())
     hardware = replace(hardware, gpus=used_gpus(hardware.gpus))
     memory, ladder = _needs(model, hardware, params, program)
     if as_json:

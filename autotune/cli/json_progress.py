@@ -76,6 +76,7 @@ def _trial(event: events.Measured, objective: Objective) -> Facts:
         "params": params_to_json(reading.visit.params),
         **_rates(reading, objective),
         "request_s": None if event.seconds is None else _finite(event.seconds),
+        "request_j": event.joules,
         "failure": {"kind": failure.kind.value, "message": failure.message} if failure else None,
         "disturbed": reading.disturbed,
         "replayed": event.replayed,
@@ -97,6 +98,8 @@ def _incumbent(event: events.NewIncumbent) -> Facts:
         "params": params_to_json(event.params),
         "request_s": _finite(event.seconds),
         "baseline_request_s": _finite(event.baseline_s),
+        "request_j": event.joules,
+        "baseline_request_j": event.baseline_j,
     }
 
 

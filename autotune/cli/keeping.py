@@ -4,7 +4,7 @@ import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from typing import Any, Self
+from typing import Any, Self, get_args
 
 from autotune import __version__
 from autotune.errors import SurroundingsError
@@ -20,12 +20,13 @@ from autotune.results.journal import (
 )
 from autotune.results.journal import Session as Began
 from autotune.results.profile import Profile, save
-from autotune.results.stored import last_evidence
+from autotune.results.stored import Visited, last_evidence, stored
 from autotune.results.studies import Folder
 from autotune.results.table import Table
 from autotune.tuning import events
-from autotune.tuning.study import Study
-from autotune.tuning.visits import Kind, Reading
+from autotune.tuning.objective import Part, Quantity
+from autotune.tuning.study import Journalled, Study
+from autotune.tuning.visits import Kind, Reading, Visit
 
 
 class Keeper:
@@ -37,12 +38,19 @@ class Keeper:
         folder: of the study; its lock is held.
         budget_s: how long it may take.
         profile_of: a profile with these parameters, not verified.
+        minimises: what the study's values are.
     """
 
     def __init__(
-        self, folder: Folder, *, budget_s: float | None, profile_of: Callable[[Params], Profile]
+        self,
+        folder: Folder,
+        *,
+        budget_s: float | None,
+        profile_of: Callable[[Params], Profile],
+        minimises: Quantity = "seconds",
     ) -> None:
         self._folder = folder
+        self._minimises = minimises
         self._profile_of = profile_of
         self._budget_s = budget_s
         self._stack = ExitStack()
@@ -65,11 +73,20 @@ class Keeper:
             self._stack.close()
 
     def _know(self, entries: Sequence[Entry]) -> None:
-        self._table = Table(self._folder, entries)
+        kept = stored(self._folder, entries)
+        self._table = Table(kept)
+        self._visited = kept.visited
         self._trials = {e.number for e in entries if isinstance(e, Trial)}
         self._recorded = {(e.trial, e.part) for e in entries if isinstance(e, Record)}
         self._incumbents = {_lead(e) for e in entries if isinstance(e, Incumbent)}
         self._is_proven = last_evidence(entries, proven=True) is not None
+
+    def known(self) -> Journalled:
+        """What the journal had when it was opened."""
+        numbers = [*self._trials, *(n for n, _ in self._recorded if n is not None)]
+        before, self._visited = self._visited, ()  # They are not held for a whole night.
+        over = list(_over(before, self._minimises))
+        return Journalled(over=over, n_begun=max(numbers, default=-1) + 1)
 
     def take(self, event: events.Event) -> None:
         """Keep what an event says.
@@ -97,7 +114,7 @@ class Keeper:
             yield Record(trial=event.number, part=event.part, outcome=event.outcome)
         elif isinstance(event, events.Measured) and event.reading.number not in self._trials:
             self._trials.add(event.reading.number)
-            for entry in entries_of(event.reading, event.seconds):
+            for entry in entries_of(event.reading, event.seconds, event.joules):
                 if not isinstance(entry, Record) or (entry.trial, entry.part) not in self._recorded:
                     yield entry
         elif isinstance(event, events.NewIncumbent):
@@ -106,13 +123,15 @@ class Keeper:
                 params=event.params,
                 seconds=event.seconds,
                 baseline_s=event.baseline_s,
+                joules=event.joules,
+                baseline_j=event.baseline_j,
             )
             if _lead(entry) not in self._incumbents:
                 self._incumbents.add(_lead(entry))
                 yield entry
 
 
-def entries_of(reading: Reading, seconds: float | None) -> list[Entry]:
+def entries_of(reading: Reading, seconds: float | None, joules: float | None = None) -> list[Entry]:
     """A visit with its records, as the journal has them."""
     visit = reading.visit
     records: list[Entry] = [
@@ -128,8 +147,39 @@ def entries_of(reading: Reading, seconds: float | None) -> list[Entry]:
         seconds=seconds,
         disturbed=reading.disturbed,
         elapsed_s=reading.elapsed_s,
+        joules=joules,
     )
     return [*records, trial]
+
+
+def _over(before: Sequence[Visited], minimises: Quantity) -> Iterator[tuple[Reading, float | None]]:
+    for visited in before:
+        trial = visited.trial
+        with contextlib.suppress(ValueError):  # Of a later version, or changed by hand.
+            yield _reading(visited), trial.joules if minimises == "joules" else trial.seconds
+
+
+def _reading(visited: Visited) -> Reading:
+    """The inverse of `entries_of`.
+
+    Raises:
+        ValueError: it is of no kind that is known here.
+    """
+    trial = visited.trial
+    outcomes = {record.part: record.outcome for record in visited.records}
+    visit = Visit(
+        kind=Kind(trial.kind),
+        source=trial.source,
+        params=trial.params,
+        parts=tuple(part for part in get_args(Part) if part in trial.parts),
+    )
+    return Reading(
+        visit=visit,
+        outcomes={part: outcomes[part] for part in visit.parts if part in outcomes},
+        disturbed=trial.disturbed,
+        elapsed_s=trial.elapsed_s,
+        number=trial.number,
+    )
 
 
 def _lead(entry: Incumbent) -> tuple[Params, float, float]:

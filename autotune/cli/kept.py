@@ -65,7 +65,7 @@ def model_of(study: Stored) -> Path:
     measured = (record.outcome for record in study.records)
     printed = (one.record.get("model_filename") for one in measured if isinstance(one, Measurement))
     path = said or next(filter(None, printed), None)
-    if not path:
+    if not isinstance(path, str) or "\0" in path:
         raise ConfigError(
             f"{study.folder.name} does not say which file it measured",
             hint="it has measured nothing yet; lcm results list shows the others",

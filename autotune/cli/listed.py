@@ -12,9 +12,10 @@ from autotune.cli.kept import kept_study
 from autotune.llama_cpp.records import Failure
 from autotune.params import params_to_json
 from autotune.results.profile import environ_with
+from autotune.results.served import served
 from autotune.results.stored import Stored
 from autotune.results.studies import Folder, all_folders, studies_folder, unreadable_folders
-from autotune.words import counted, described, digits, failures, ratios
+from autotune.words import counted, described, digits, failures, quality, ratios
 
 # What a list can be put in order by. The best comes first, and else what was last.
 _ORDERS: dict[str, Callable[[Folder], Any]] = {
@@ -126,6 +127,7 @@ def _rows(study: Stored) -> list[list[str]]:
         ["failed", failures(_failures(study))],
         *_sides(study),
         ["verdict", _verdict(study)],
+        ["served", served(study.evidence or {})],
     ]
     if profile:
         baseline = study.visited[0].trial.params if study.visited else profile.params
@@ -142,7 +144,14 @@ def _sides(study: Stored) -> list[list[str]]:
 
 
 def _rates(side: dict[str, Any]) -> str:
-    units = {"pp_tokens_per_s": "pp {} t/s", "tg_tokens_per_s": "tg {} t/s", "request_s": "{} s"}
+    units = {
+        "pp_tokens_per_s": "pp {} t/s",
+        "tg_tokens_per_s": "tg {} t/s",
+        "request_s": "{} s",
+        "pp_tokens_per_joule": "pp {} t/J",
+        "tg_tokens_per_joule": "tg {} t/J",
+        "request_j": "{} J",
+    }
     said = [text.format(digits(side[key])) for key, text in units.items() if side.get(key)]
     return ", ".join(said)
 
@@ -152,4 +161,5 @@ def _verdict(study: Stored) -> str:
     if not folder.ratio or not folder.low or not folder.high:
         return folder.verdict
     ratio, low, high = ratios(folder.ratio, folder.low, folder.high)
-    return f"{folder.verdict}: {ratio}x as fast as llama.cpp's defaults ({low} to {high})"
+    good = quality(study.objective).good
+    return f"{folder.verdict}: {ratio}x as {good} as llama.cpp's defaults ({low} to {high})"

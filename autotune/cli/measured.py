@@ -1,6 +1,6 @@
 """What was measured, in the words of the answer: parameters with reasons, and the evidence."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from autotune.cli.answer import (
@@ -8,16 +8,21 @@ from autotune.cli.answer import (
     OF_LOADING,
     EvidenceSection,
     SamplesSection,
+    ServedSection,
+    ServedSideSection,
     SideSection,
 )
 from autotune.cli.compose import memory_section
 from autotune.hardware import Hardware
 from autotune.model import Model
-from autotune.model.footprint import Footprint, footprint
+from autotune.model.footprint import Footprint
 from autotune.params import Params, params_to_json
 from autotune.recommend import Recommendation, judge
-from autotune.recommend.rules import Choice, Json
+from autotune.recommend.placement import footprint_on
+from autotune.recommend.rules import Choice, Json, shares
+from autotune.tuning import confirm
 from autotune.tuning.objective import Objective
+from autotune.tuning.recheck import as_served
 from autotune.tuning.session import Tuned
 from autotune.tuning.workload import Workload
 
@@ -36,24 +41,18 @@ _IN_OTHER_WORDS = frozenset({*OF_LOADING, "--flash-attn", "--device", "--tensor-
 _RULES_OWN = ("reserving one of two", "lock")
 
 
-def served(shipped: Params, quick: Params) -> Params:
-    """The measured configuration as it is served: with the context and what no bench knows."""
-    return replace(shipped, n_ctx=quick.n_ctx, cache_ram=quick.cache_ram)
-
-
 def memory_as_served(
     quick: Recommendation, params: Params, hardware: Hardware, model: Model
 ) -> Footprint:
     """What a measured configuration takes once it is served."""
-    free = [float(gpu.free_bytes) for gpu in hardware.gpus]
-    return footprint(model, served(params, quick.params), program=quick.program, gpus=free)
+    return footprint_on(hardware.gpus, model, as_served(params, quick.params), quick.program)
 
 
 def refined(
     quick: Recommendation, tuned: Tuned, objective: Objective, hardware: Hardware, model: Model
 ) -> Recommendation:
     """The quick recommendation with what was measured in the place of the rules."""
-    params = served(tuned.shipped, quick.params)
+    params = as_served(tuned.shipped, quick.params)
     measured = _measured_choices(tuned, objective, params)
     kept = [choice for choice in quick.choices if choice.key not in _ANSWERED]
     memory = memory_as_served(quick, tuned.shipped, hardware, model)
@@ -82,6 +81,8 @@ def _measured_choices(tuned: Tuned, objective: Objective, params: Params) -> lis
     values["--no-mmap"] = params.load_mode in ("none", "mlock", "dio")
     if params.devices:
         values["--device"] = list(params.devices)
+    if params.tensor_split:
+        values["--tensor-split"] = shares(params.tensor_split)
     if params.repack is False:
         values["--no-repack"] = True
     return [
@@ -135,17 +136,18 @@ def evidence_section(
             "n_prompt": workload.n_prompt,
             "n_gen": workload.n_gen,
             "n_depth": workload.n_depth,
+            "n_parallel": workload.n_parallel,
             "objective": workload.objective,
         },
         "baseline": _side(tuned, objective, tuned.baseline, needs),
         "candidate": _side(tuned, objective, candidate, needs) if candidate else None,
         "winner": tuned.shipped != tuned.baseline,
-        "ratio": _rounded(comparison.ratio if comparison else None),
-        "low": _rounded(comparison.low if comparison else None),
-        "high": _rounded(comparison.high if comparison else None),
+        "ratio": rounded(comparison.ratio if comparison else None),
+        "low": rounded(comparison.low if comparison else None),
+        "high": rounded(comparison.high if comparison else None),
         "confidence": comparison.confidence if comparison else None,
         "pairs": comparison.pairs if comparison else 0,
-        "chance": _rounded(comparison.chance if comparison else None),
+        "chance": rounded(comparison.chance if comparison else None),
         "rule": RULE,
         "complete": not tuned.hurried,
         "trials": tuned.n_trials,
@@ -154,6 +156,35 @@ def evidence_section(
         "waited_s": round(tuned.waited_s, 1),
         "disturbed_rounds": verification.disturbed_rounds,
         "study": study,
+        "served": _served(tuned),
+    }
+
+
+def _served(tuned: Tuned) -> ServedSection | None:
+    seen, comparison = tuned.confirmation, tuned.verification.comparison
+    if seen is None:
+        return None
+    candidate = tuned.verification.candidate
+    of_measured = seen.ratio / comparison.ratio if seen.ratio and comparison else None
+    return {
+        "agreement": seen.agreement,
+        "ratio": rounded(seen.ratio),
+        "of_measured": rounded(of_measured),
+        "share": round(seen.share, 4),
+        "baseline": _served_side(tuned, tuned.baseline, seen.baseline_s),
+        "candidate": _served_side(tuned, candidate, seen.candidate_s)
+        if candidate and seen.candidate_s
+        else None,
+        "failure": seen.failure,
+        "rule": confirm.RULE,
+    }
+
+
+def _served_side(tuned: Tuned, params: Params, seconds: Sequence[float]) -> ServedSideSection:
+    measured_s, share = tuned.seconds(params), tuned.confirmation.share if tuned.confirmation else 1
+    return {
+        "seconds": [round(s, 6) for s in seconds],
+        "measured_s": rounded(measured_s and measured_s * share),
     }
 
 
@@ -161,11 +192,15 @@ def _side(
     tuned: Tuned, objective: Objective, params: Params, needs: Callable[[Params], Footprint]
 ) -> SideSection:
     rates = {p: objective.rate(p, s) for p, s in tuned.part_seconds.get(params, {}).items()}
+    per_joule = {p: objective.rate(p, j) for p, j in tuned.part_joules.get(params, {}).items()}
     return {
         "params": params_to_json(params),
-        "pp_tokens_per_s": _rounded(rates.get("pp")),
-        "tg_tokens_per_s": _rounded(rates.get("tg")),
-        "request_s": _rounded(tuned.seconds(params)),
+        "pp_tokens_per_s": rounded(rates.get("pp")),
+        "tg_tokens_per_s": rounded(rates.get("tg")),
+        "request_s": rounded(tuned.seconds(params)),
+        "pp_tokens_per_joule": rounded(per_joule.get("pp")),
+        "tg_tokens_per_joule": rounded(per_joule.get("tg")),
+        "request_j": rounded(tuned.joules(params)),
         "memory": memory_section(needs(params)),
         "samples": _samples(tuned, objective, params),
     }
@@ -177,6 +212,7 @@ def _samples(tuned: Tuned, objective: Objective, params: Params) -> list[Samples
             "round": reading.visit.source,
             "test": str(measured.test),
             "samples_ns": list(measured.samples_ns),
+            "samples_j": list(measured.samples_j),
             "disturbed": reading.disturbed,
         }
         for reading in tuned.verification.readings
@@ -186,6 +222,6 @@ def _samples(tuned: Tuned, objective: Objective, params: Params) -> list[Samples
     ]
 
 
-def _rounded(value: float | None) -> float | None:
+def rounded(value: float | None) -> float | None:
     """Six digits: more than any measurement has."""
     return None if value is None else float(f"{value:.6g}")

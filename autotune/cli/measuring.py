@@ -4,29 +4,33 @@ import contextlib
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autotune.cli import console
-from autotune.cli.answer import EvidenceSection
+from autotune.cli.answer import EvidenceSection, FleetSection
+from autotune.cli.circumstances import machine_in_words
 from autotune.cli.interruption import interrupted, interruptible
 from autotune.cli.keeping import Keeper
 from autotune.cli.live import watch
-from autotune.cli.measured import evidence_section, memory_as_served, served
+from autotune.cli.measured import evidence_section, memory_as_served
 from autotune.cli.progress import Progress
-from autotune.errors import AutotuneError, SurroundingsError
+from autotune.errors import AutotuneError, Interrupted, SurroundingsError
 from autotune.hardware.activity import Activity
 from autotune.llama_cpp.capabilities import build_identity
 from autotune.model.footprint import Footprint
 from autotune.params import Params
 from autotune.results.profile import Profile, machine_digest, model_digest, profile_path, save
-from autotune.results.studies import Folder, written_by_one
-from autotune.tuning import events, prepare
+from autotune.results.studies import Folder, Purpose, new_folder, written_by_one
+from autotune.tuning import events
 from autotune.tuning.clock import RealClock
-from autotune.tuning.prepare import Ground, Order
+from autotune.tuning.ground import Ground, Order, sameness_of
+from autotune.tuning.instruments import bench_of, observer_of, servers_of
+from autotune.tuning.plan import memory_of
+from autotune.tuning.recheck import as_served
 from autotune.tuning.session import Plan, Session, Tuned
-from autotune.tuning.study import Study
+from autotune.tuning.study import Journalled, SharedStudy, Study
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +42,11 @@ class Undertaking:
     environ: Mapping[str, str]
     folder: Folder
     plan: Plan
-    open: Callable[[], Study]  # Once it is ours to write.
+    # Once it is ours to write; from what the journal knows of it.
+    open: Callable[[Journalled], Study | SharedStudy]
     hint: str  # What to do after an interrupt.
+    session: Callable[..., Session] = Session
+    fleet: Callable[[], FleetSection | None] = lambda: None  # Where it holds, in a shared study.
 
     @property
     def profile_path(self) -> Path:
@@ -52,13 +59,14 @@ class Undertaking:
         """A profile with measured parameters, not verified."""
         ground = self.ground
         return Profile(
-            params=served(params, ground.recommendation.params),
+            params=as_served(params, ground.recommendation.params),
             date=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             build=ground.capabilities.version,
             model=ground.model.name,
             model_digest=model_digest(ground.model),
             machine=machine_digest(ground.machine),
             workload=self.order.workload.name,
+            objective=self.order.workload.objective,
             study=str(self.folder.path),
         )
 
@@ -72,6 +80,24 @@ class Undertaking:
         if comparison is None or tuned.shipped == tuned.baseline:
             return profile
         return replace(profile, ratio=comparison.ratio, low=comparison.low, high=comparison.high)
+
+
+def begun_folder(
+    order: Order, ground: Ground, environ: Mapping[str, str], *, purpose: Purpose = "tune"
+) -> Folder:
+    """A folder of its own for a study of what is here.
+
+    Raises:
+        SurroundingsError: it cannot be written.
+    """
+    return new_folder(
+        ground.model.name,
+        order.workload.name,
+        environ,
+        machine=machine_in_words(ground.machine),
+        build=ground.capabilities.version,
+        purpose=purpose,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,8 +131,13 @@ def measure(work: Undertaking, store: Callable[[Tuned], None]) -> Done:
         Interrupted: before anything could be said.
     """
     budget_s = work.plan.limits.budget_s
-    keeper = Keeper(work.folder, budget_s=budget_s, profile_of=work.profile_of)
-    with written_by_one(work.folder), keeper:
+    keeper = Keeper(
+        work.folder,
+        budget_s=budget_s,
+        profile_of=work.profile_of,
+        minimises=work.plan.objective.minimises,
+    )
+    with written_by_one(work.folder), _saying_how_to_go_on(work), keeper:
         console.note(f"everything that is measured is kept in {work.folder.path}")
         work.folder.in_state("running")
         tuned, signal_number = _run(work, keeper)
@@ -115,6 +146,19 @@ def measure(work: Undertaking, store: Callable[[Tuned], None]) -> Done:
     if tuned.hurried and not problem:
         problem = interrupted(signal_number, work.hint)
     return Done(tuned=tuned, evidence=evidence, problem=problem)
+
+
+@contextlib.contextmanager
+def _saying_how_to_go_on(work: Undertaking) -> Iterator[None]:
+    """Whatever ends a session early, what it has measured can be gone on with."""
+    try:
+        yield
+    except Interrupted:  # It says so already.
+        raise
+    except AutotuneError as error:
+        if work.folder.database.exists() or work.folder.fleet:
+            error.hint = f"{error.hint}; then {work.hint}"
+        raise
 
 
 def _run(work: Undertaking, keeper: Keeper) -> tuple[Tuned, int]:
@@ -128,14 +172,16 @@ def _run(work: Undertaking, keeper: Keeper) -> tuple[Tuned, int]:
             keeper.take(event)
             show(event)
 
-        session = Session(
+        session = work.session(
             plan,
-            bench=prepare.bench_of(order, ground, activity),
-            study=work.open(),
-            memory=prepare.memory_of(order, ground, plan.objective),
+            bench=bench_of(order, ground, activity),
+            study=work.open(keeper.known()),
+            memory=memory_of(order, ground, plan.objective),
             clock=RealClock(),
-            observe=prepare.observer_of(order, activity),
+            observe=observer_of(order, activity),
             tell=tell,
+            check=sameness_of(ground),
+            serves=servers_of(order, ground),
         )
         with interruptible(session.hurry, progress.hurry) as received:
             try:
@@ -156,7 +202,11 @@ def _evidence(work: Undertaking, tuned: Tuned) -> EvidenceSection:
         return memory_as_served(ground.recommendation, params, ground.hardware, ground.model)
 
     folder, objective = str(work.folder.path), work.plan.objective
-    return evidence_section(tuned, objective, work.order.workload, folder, needs=needs)
+    evidence = evidence_section(tuned, objective, work.order.workload, folder, needs=needs)
+    fleet = work.fleet()
+    if fleet is not None:
+        evidence["fleet"] = fleet
+    return evidence
 
 
 def _keep(

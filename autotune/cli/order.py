@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autotune.cli.deep import Start
+from autotune.cli.storage import storage_of
 from autotune.errors import ConfigError
+from autotune.tuning.ground import Order
 from autotune.tuning.lab import Limits
-from autotune.tuning.prepare import Order
 from autotune.tuning.space import LOSSY_TYPES, Wishes
 from autotune.tuning.workload import (
     Objective,
@@ -39,6 +40,8 @@ class Asked:
     results_dir: Path | None
     llama_bench: str | None
     verify: bool
+    storage: str | None
+    per_machine: bool
     arguments: tuple[str, ...]
 
 
@@ -72,7 +75,21 @@ def order_of(asked: Asked) -> tuple[Order, Start]:
         seed=asked.seed,
         verify=asked.verify,
     )
-    start = Start(resume=asked.resume, fresh=asked.fresh, results_dir=asked.results_dir)
+    storage = storage_of(asked.storage)
+    if asked.per_machine and storage is None:
+        raise ConfigError("--per-machine is for a shared study", hint="give --storage too")
+    if asked.fresh and storage is not None:
+        raise ConfigError(
+            "--fresh is for a study of this machine alone: a shared one is not only its own",
+            hint="leave it out; optuna delete-study removes a study from a database",
+        )
+    start = Start(
+        resume=asked.resume,
+        fresh=asked.fresh,
+        results_dir=asked.results_dir,
+        storage=storage,
+        per_machine=asked.per_machine,
+    )
     return order, start
 
 

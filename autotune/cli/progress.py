@@ -60,10 +60,10 @@ class Progress:
         self._waiting: events.Waiting | None = None
         self._waits_since = 0.0
         self._baseline: Params | None = None
-        self._baseline_s: float | None = None
+        self._baseline_cost: float | None = None  # Of a request, in seconds or joules.
         self._baseline_rates = ""
         self._best: Params | None = None
-        self._best_s = 0.0
+        self._best_cost = 0.0
         self._verifying: events.Verifying | None = None
         self._failures: Counter[FailureKind] = Counter()
         self._n_trials = self._n_replayed = 0
@@ -103,8 +103,8 @@ class Progress:
 
     @property
     def gain(self) -> float | None:
-        """How many times as fast as the defaults the best looks to the search; None: no best."""
-        return self._baseline_s / self._best_s if self._best and self._baseline_s else None
+        """How many times as good as the defaults the best looks to the search; None: no best."""
+        return self._baseline_cost / self._best_cost if self._best and self._baseline_cost else None
 
     def hurry(self, seconds: float) -> None:
         """The user has asked for an end within so many seconds; safe in a signal handler."""
@@ -131,10 +131,10 @@ class Progress:
             )
         elif self._now:
             rows.append(("now", words.measuring(self._now, self.objective, self._baseline)))
-        if self._baseline_s is not None:
-            took = words.request(self.objective, self._baseline_s)
+        if self._baseline_cost is not None:
+            took = words.request(self.objective, self._baseline_cost)
             rows.append(("defaults", f"{took}; {self._baseline_rates}"))
-        if self._best and self._baseline_s is not None:
+        if self._best and self._baseline_cost is not None:
             seen = "by what the search saw" if self._verifying else "not verified yet"
             rows.append(("best", f"{self._gain()}, {seen}"))
             rows.append(("", self._described(self._best)))
@@ -190,8 +190,10 @@ class Progress:
         if isinstance(event, events.Stage):
             return self._begun(event)
         if isinstance(event, events.NewIncumbent):
-            self._best, self._best_s = event.params, event.seconds
-            self._baseline_s = event.baseline_s
+            cost = self.objective.cost
+            best = cost(seconds=event.seconds, joules=event.joules)
+            self._best, self._best_cost = event.params, math.inf if best is None else best
+            self._baseline_cost = cost(seconds=event.baseline_s, joules=event.baseline_j)
             self._course = replace(self._course, has_candidate=True)
             what = self._described(event.params)
             return f"new best: {what}; {self._gain(speed='x')}, unverified"
@@ -218,15 +220,16 @@ class Progress:
         searched = self._course.searched + (reading.visit.kind not in DECIDING)
         self._course = replace(self._course, searched=searched)
         self._n_trials += 1
-        self._n_replayed += event.replayed
-        self._replaying = event.replayed
+        self._replaying = event.replayed and not event.elsewhere
+        self._n_replayed += self._replaying
         if reading.failure:
             self._failures[reading.failure.kind] += 1
-        if params == self._baseline and event.seconds is not None:
-            self._baseline_s = event.seconds
+        cost = self.objective.cost(seconds=event.seconds, joules=event.joules)
+        if params == self._baseline and cost is not None:
+            self._baseline_cost = cost
             self._baseline_rates = self._baseline_rates or words.rates(reading, self.objective)
-        if params == self._best and event.seconds is not None:
-            self._best_s = event.seconds
+        if params == self._best and cost is not None:
+            self._best_cost = cost
         return words.visited(event, self.objective, self._baseline)
 
     def _waits(self, event: events.Waiting) -> str | None:
@@ -247,7 +250,8 @@ class Progress:
     def _described(self, params: Params) -> str:
         return described(params, self._baseline or params)
 
-    def _gain(self, speed: str = "x as fast") -> str:
+    def _gain(self, speed: str | None = None) -> str:
         """The best beside the defaults, by what the search has seen."""
         (ratio,) = ratios(self.gain or math.nan)
-        return f"{words.request(self.objective, self._best_s)}, {ratio}{speed}"
+        as_good = f"x as {self.objective.quality.good}" if speed is None else speed
+        return f"{words.request(self.objective, self._best_cost)}, {ratio}{as_good}"

@@ -10,7 +10,7 @@ from autotune.results.changes import Change
 from autotune.results.profile import Kept, Profile
 from autotune.stats import LEAST_PAIRS, Comparison
 from autotune.tuning.session import Tuned
-from autotune.words import THE_DEFAULTS, counted, failures, ratios
+from autotune.words import THE_DEFAULTS, counted, failures, quality, ratios
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +24,7 @@ class Rechecked:
     evidence: EvidenceSection | None
     changed: Sequence[Change]
     study_is_known: bool  # False: of what was here then, only the build is known.
+    objective: str = "request"  # What was minimised.
 
 
 def reason_of(tuned: Tuned) -> str:
@@ -76,7 +77,8 @@ def _verdict(done: Rechecked) -> str:
         return f"{done.verdict}: {done.reason}"
     still = "still " if done.verdict == done.kept.profile.verdict == "better" else ""
     few = "; one pair decides nothing" if seen.pairs < LEAST_PAIRS else ""
-    return f"{still}{done.verdict}: {compared(seen, f'x as fast as {THE_DEFAULTS}')}{few}"
+    speed = f"x as {quality(done.objective).good} as {THE_DEFAULTS}"
+    return f"{still}{done.verdict}: {compared(seen, speed)}{few}"
 
 
 def _then(then: Profile) -> str:

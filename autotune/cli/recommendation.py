@@ -5,6 +5,7 @@ from pathlib import Path
 from autotune.cli import console
 from autotune.cli.answer import MeasuredSection
 from autotune.cli.compose import run_answer
+from autotune.cli.machine import as_llama_cpp_sees_it
 from autotune.errors import ConfigError
 from autotune.hardware import Hardware, detect_hardware, storage_of
 from autotune.model import Model, analyze_model
@@ -14,7 +15,8 @@ from autotune.recommend import Recommendation, Request, generate_recommendations
 def recommend(model: Path, ctx_size: int | None, explain: str | None) -> None:
     """Print the recommendation for a model, or the reason for one of its parameters."""
     analyzed = analyze_model(model)
-    hardware, storage = detect_hardware(), storage_of(model)
+    machine, storage = detect_hardware(), storage_of(model)
+    hardware = as_llama_cpp_sees_it(machine)
     for note in hardware.notes:
         console.warning(note)
     recommendation = generate_recommendations(
@@ -24,7 +26,7 @@ def recommend(model: Path, ctx_size: int | None, explain: str | None) -> None:
         console.text(_explained(recommendation, explain))
         return
     answer = run_answer(hardware, storage, analyzed, recommendation)
-    measured = _measured(analyzed, hardware)
+    measured = _measured(analyzed, machine)
     if measured:
         answer["measured"] = measured
     console.answer(answer)

@@ -1,12 +1,14 @@
 """`lcm results report`: a study as a page to look at, or as text to paste."""
 
 import contextlib
+import os
 from pathlib import Path
 
 from autotune.cli import console
 from autotune.cli.kept import model_of, shipped
-from autotune.cli.output import write_file
+from autotune.cli.output import replaced, write_file
 from autotune.errors import ConfigError
+from autotune.llama_cpp.capabilities import cache_folder
 from autotune.llama_cpp.launch import launch
 from autotune.results.report.markdown import markdown
 from autotune.results.stored import Stored
@@ -30,14 +32,16 @@ def report(stored: Stored, *, fmt: str, output: Path | None) -> None:
         console.text(text.rstrip("\n"))
     else:
         path = stored.folder.path / "report.html"
-        write_file(path, text)
-        console.exactly(str(path))
+        replaced(path, text)  # Never what a link of that name leads to.
+        console.path(str(path))
 
 
 def _text(stored: Stored, fmt: str) -> str:
     command = _command(stored)
     if fmt == "markdown":
         return markdown(stored, command=command)
+    # Matplotlib makes a folder of its own, and keeps a list of fonts in it.
+    os.environ.setdefault("MPLCONFIGDIR", str(cache_folder(os.environ).parent / "matplotlib"))
     from autotune.results.report.page import page  # noqa: PLC0415 - loads matplotlib
 
     return page(stored, command=command)

@@ -14,11 +14,12 @@ from autotune.errors import EXIT_DONE, ConfigError
 # What `lcm run --help` leaves to `lcm run --deep --help`: all together would fill two screens.
 _MEASURING = frozenset(
     "budget until trials profile objective allow_lossy_kv param seed resume fresh results_dir "
-    "llama_bench no_verify quiet json_progress".split()
+    "llama_bench no_verify storage per_machine quiet json_progress".split()
 )
 # What that one leaves to the other, or has in its example or in the text of another option.
 _NOT_MEASURING = frozenset(
-    "arguments mode dry_run config explain optimize deep until fresh json_progress".split()
+    "arguments mode dry_run config explain optimize deep ctx_size until fresh json_progress "
+    "per_machine".split()
 )
 _DEEP_HELP = """Look for better parameters by measuring; -- ARGS are for llama-bench.
 
@@ -44,11 +45,12 @@ class RunCommand(TyperCommand):
 
 
 class Objective(StrEnum):
-    """What is to be fast."""
+    """What is to be fast, or to spare energy."""
 
     request = "request"
     pp = "pp"
     tg = "tg"
+    efficiency = "efficiency"
 
 
 class Mode(StrEnum):
@@ -108,7 +110,8 @@ def run(
         ),
     ] = None,
     objective: Annotated[
-        Objective | None, typer.Option(help="What is to be fast: a whole request, pp or tg.")
+        Objective | None,
+        typer.Option(metavar="WHAT", help="Make fast: request, pp or tg; or spare: efficiency."),
     ] = None,
     allow_lossy_kv: Annotated[
         str | None,
@@ -132,6 +135,14 @@ def run(
     ] = None,
     no_verify: Annotated[
         bool, typer.Option("--no-verify", help="Trust the search; claims nothing.")
+    ] = False,
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL|@FILE", help="Share the study; or --per-machine."),
+    ] = None,
+    per_machine: Annotated[
+        bool,
+        typer.Option("--per-machine", help="In the storage, a study of this kind of machine."),
     ] = False,
     quiet: Annotated[
         bool,
@@ -162,6 +173,8 @@ def run(
         "--results-dir": results_dir,
         "--llama-bench": llama_bench,
         "--no-verify": no_verify,
+        "--storage": storage,
+        "--per-machine": per_machine,
         "--quiet": quiet,
         "--json-progress": json_progress,
     }
@@ -194,6 +207,8 @@ def run(
                     results_dir=results_dir,
                     llama_bench=llama_bench,
                     verify=not no_verify,
+                    storage=storage,
+                    per_machine=per_machine,
                     arguments=tuple(arguments or ()),
                 )
             )

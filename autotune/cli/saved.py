@@ -1,21 +1,22 @@
 """`--config FILE`: the parameters in a saved answer of `lcm run --optimize`."""
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from autotune import files, json_text
 from autotune.cli import console
 from autotune.cli.answer import FIELDS, SCHEMA_VERSION, RecommendedParams
 from autotune.errors import ConfigError
 from autotune.hardware import Hardware
 from autotune.model import Model
-from autotune.params import LoadMode, Params, load_mode
+from autotune.params import LoadMode, Params, checked, load_mode
 from autotune.results.typed import typed
 from autotune.words import size
 
+_MOST_BYTES = 1 << 22  # An answer of --deep has all samples of its verification: some 100 KB.
 # The least that a number may be; of the others it is 1.
-_LEAST = {"--n-gpu-layers": 0, "--n-cpu-moe": 0, "--cache-ram": -1}
+_LEAST = {"--n-gpu-layers": 0, "--n-cpu-moe": 0, "--main-gpu": 0, "--cache-ram": -1}
 
 
 def read_saved(file: Path, model: Model, hardware: Hardware) -> Params:
@@ -39,17 +40,22 @@ def read_saved(file: Path, model: Model, hardware: Hardware) -> Params:
         values["--device"] = tuple(values["--device"])
     named = {field: values[key] for key, field in FIELDS.items() if key in values}
     repack = False if values.get("--no-repack") else None
-    return Params(**named, repack=repack, load_mode=_load_mode(values, model, hardware))
+    try:
+        return checked(
+            Params(**named, repack=repack, load_mode=_load_mode(values, model, hardware))
+        )
+    except ValueError as error:
+        raise _bad(file, f"recommended_params: {error}") from None
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        saved = json.loads(file.read_text(encoding="utf-8"))
+        saved = json_text.loads(files.read(file, _MOST_BYTES))
     except OSError as error:
         raise ConfigError(
             f"{file} cannot be read: {error.strerror}", hint="see its path and permissions"
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise _bad(file, f"it is not JSON: {error}") from error
     if not isinstance(saved, dict):
         raise _bad(file, "it is not an object")

@@ -23,6 +23,7 @@ def json_schema() -> Schema:
         answer.ShowAnswer,
         answer.CompareAnswer,
         answer.VerifyAnswer,
+        answer.FleetStatusAnswer,
     )
     roots = [_schema(section, definitions) for section in answers]
     return {
@@ -66,7 +67,12 @@ def _object(section: Any, definitions: dict[str, Schema]) -> Schema:  # noqa: AN
     schema: Schema = {
         "type": "object",
         "properties": {key: _schema(hint, definitions) for key, hint in hints.items()},
-        "required": [key for key in hints if key in section.__required_keys__],
+        # Where annotations are texts, as here, a class takes what it need not have for required.
+        "required": [
+            key
+            for key, hint in hints.items()
+            if key in section.__required_keys__ and get_origin(hint) is not NotRequired
+        ],
     }
     documentation = (section.__doc__ or "").strip()
     return {"description": documentation, **schema} if documentation else schema

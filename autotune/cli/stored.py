@@ -13,6 +13,7 @@ from autotune.llama_cpp.locate import Program, find_program
 from autotune.model import Model
 from autotune.params import params_to_json
 from autotune.results.profile import Kept, Profile, load, newest_profile, profile_path, save
+from autotune.shell import operand
 
 
 def profile_to_start(model: Model, hardware: Hardware, program: Program) -> Kept | None:
@@ -40,7 +41,7 @@ def _warn_once(kept: Kept, model: Path, program: Program) -> None:
         return
     version = ask_once(program, cache).version
     installed = version if version not in ("", kept.profile.build) else "another build"
-    command = console.quoted(["lcm", "verify", str(model)])
+    command = console.quoted(["lcm", "verify", operand(str(model))])
     console.warning(
         f"the profile of {kept.profile.date} was measured with {kept.profile.build}, and "
         f"{installed} is installed: `{command}` says whether it still holds"

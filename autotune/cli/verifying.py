@@ -8,8 +8,8 @@ from typing import Any
 
 from autotune.cli import console
 from autotune.cli.before import circumstances_of, workload_of
-from autotune.cli.circumstances import circumstances, machine_in_words
-from autotune.cli.measuring import Undertaking, measure
+from autotune.cli.circumstances import circumstances
+from autotune.cli.measuring import Undertaking, begun_folder, measure
 from autotune.cli.rechecked import Rechecked, reason_of, verify_answer, verify_lines
 from autotune.errors import EXIT_DONE, EXIT_NO, ConfigError, SurroundingsError
 from autotune.hardware import detect_hardware
@@ -18,11 +18,10 @@ from autotune.llama_cpp.locate import BENCH, find_program
 from autotune.model import analyze_model
 from autotune.results.changes import TESTS, changes
 from autotune.results.profile import Kept, Profile, environ_with, newest_profile, save
-from autotune.results.studies import new_folder
-from autotune.tuning import prepare
 from autotune.tuning.environment import space_of
+from autotune.tuning.ground import Ground, Order, look_around
 from autotune.tuning.lab import Limits
-from autotune.tuning.prepare import Ground, Order
+from autotune.tuning.plan import memory_of, plan_of
 from autotune.tuning.recheck import as_measured, is_the_defaults, obstacle, recheck
 from autotune.tuning.session import Plan, Tuned
 from autotune.tuning.space import Wishes
@@ -110,7 +109,7 @@ def _looked_around(asked: Asked, kept: Kept, environ: Mapping[str, str]) -> _Loo
     then = circumstances_of(kept.profile, environ)
     order = _order(asked, kept.profile, then)
     console.note("looking at the machine and trying llama-bench")
-    ground = prepare.look_around(order, environ)
+    ground = look_around(order, environ)
     for note in ground.hardware.notes:
         console.warning(note)
     order, plan, facts = _planned(order, ground)
@@ -143,13 +142,13 @@ def _budget_s(asked: Asked) -> float:
 def _planned(order: Order, ground: Ground) -> tuple[Order, Plan, dict[str, Any]]:
     """With what was fixed for the defaults too, as far as that is still possible."""
     try:
-        return order, *prepare.plan_of(order, ground, ())
+        return order, *plan_of(order, ground, ())
     except ConfigError as error:
         if not order.wishes.parameters:
             raise
         console.warning(f"{THE_DEFAULTS} are measured as they are now: {error.message}")
     order = replace(order, wishes=Wishes(parameters={}))
-    return order, *prepare.plan_of(order, ground, ())
+    return order, *plan_of(order, ground, ())
 
 
 def _why_not(looked: _Looked) -> str:
@@ -158,21 +157,18 @@ def _why_not(looked: _Looked) -> str:
     known = as_measured(looked.kept.profile.params)
     if is_the_defaults(plan, known):
         return f"the profile is {THE_DEFAULTS}"
-    memory = prepare.memory_of(order, ground, plan.objective)
-    why = obstacle(known, plan.objective, ground.capabilities, memory)
+    memory = memory_of(order, ground, plan.objective)
+    if ground.serving:
+        can = ground.serving.batched_can
+        why = obstacle(known, plan.objective, can, memory, target="batched-bench")
+    else:
+        why = obstacle(known, plan.objective, ground.capabilities, memory)
     return f"the profile cannot be measured here: {why}" if why else ""
 
 
 def _undertaking(looked: _Looked, environ: Mapping[str, str]) -> Undertaking:
     order, ground, plan = looked.order, looked.ground, looked.plan
-    folder = new_folder(
-        ground.model.name,
-        order.workload.name,
-        environ,
-        machine=machine_in_words(ground.machine),
-        build=ground.capabilities.version,
-        purpose="verify",
-    )
+    folder = begun_folder(order, ground, environ, purpose="verify")
     folder.keep_environment(looked.now)
     return Undertaking(
         order=order,
@@ -180,7 +176,7 @@ def _undertaking(looked: _Looked, environ: Mapping[str, str]) -> Undertaking:
         environ=environ,
         folder=folder,
         plan=plan,
-        open=lambda: Study.create(folder.database, plan.space, looked.facts, seed=order.seed),
+        open=lambda _: Study.create(folder.database, plan.space, looked.facts, seed=order.seed),
         hint=f"verify again with: {console.quoted(['lcm', *sys.argv[1:]])}",
     )
 
@@ -214,6 +210,7 @@ def _rechecked(looked: _Looked, *, reason: str) -> Rechecked:
         evidence=None,
         changed=[change for change in changes(then, looked.now) if change.what != TESTS],
         study_is_known=bool(looked.then),
+        objective=looked.order.workload.objective,
     )
 
 

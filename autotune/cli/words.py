@@ -24,7 +24,7 @@ from autotune.words import (
     shown,
 )
 
-# What a request is called when only a part of it counts.
+# What a request is called when only a part of it counts; and several.
 _REQUESTS: Mapping[tuple[Part, ...], str] = {("pp",): "a prompt", ("tg",): "an answer"}
 _LONGEST_MESSAGE = 100
 _STAGES = {
@@ -36,6 +36,7 @@ _STAGES = {
     "frontier": "placements that promise more",
     "tail": "around the best, and what Optuna proposes",
     "verification": "verifying the best against the defaults",
+    "confirmation": "asking a real llama-server",
 }
 _PHASES = {
     Phase.LOAD: "loading",
@@ -48,13 +49,21 @@ _PREFIXES = {Kind.ANCHOR: "check for ", Kind.FRONTIER: "prediction that "}
 
 
 def request_of(objective: Objective) -> str:
-    """What is to be fast."""
+    """What is to be fast, or to spare energy."""
+    if objective.n_parallel > 1:
+        return f"{counted_requests(objective)} at once"
     return _REQUESTS.get(objective.parts, "a request")
 
 
-def request(objective: Objective, seconds: float) -> str:
-    """Seconds of a request: "request 19.2 s"."""
-    return f"{request_of(objective).split()[-1]} {digits(seconds)} s"
+def counted_requests(objective: Objective) -> str:
+    """What the seconds or joules are of: "request", "8 requests"."""
+    what = _REQUESTS.get(objective.parts, "a request").split()[-1]
+    return f"{objective.n_parallel} {what}s" if objective.n_parallel > 1 else what
+
+
+def request(objective: Objective, cost: float) -> str:
+    """What is minimised of a request: "request 19.2 s"."""
+    return f"{counted_requests(objective)} {digits(cost)} {objective.quality.unit}"
 
 
 def stage(name: str) -> str:
@@ -108,8 +117,8 @@ def visited(event: events.Measured, objective: Objective, baseline: Params | Non
         said.append(failed(reading.failure))
     elif len(reading.outcomes) < len(reading.visit.parts):
         said.append("ended early, it had lost")
-    elif event.seconds is not None:
-        said.append(request(objective, event.seconds))
+    elif (cost := objective.cost(seconds=event.seconds, joules=event.joules)) is not None:
+        said.append(request(objective, cost))
     if reading.disturbed:
         said.append(f"disturbed: {printable(reading.disturbed)}")
     return "; ".join(filter(None, said))

@@ -1,35 +1,19 @@
 """What is said to llama-bench: which model, which grid, and what it has no words for."""
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from autotune.errors import LlamaCppUnusable
-from autotune.llama_cpp.capabilities import STREAMS_RECORDS_SINCE, Capabilities
+from autotune.llama_cpp import numactl
+from autotune.llama_cpp.capabilities import STREAMS_RECORDS_SINCE
 from autotune.llama_cpp.dialect import listed, render
 from autotune.llama_cpp.grids import CONTEXT_FIELDS, Grid, Trial
-from autotune.llama_cpp.locate import Program
-from autotune.llama_cpp.patience import Patience
-from autotune.llama_cpp.plausibility import LEAST_ACTIVE_SHARE
-from autotune.llama_cpp.records import State
+from autotune.llama_cpp.setup import Setup
+from autotune.shell import operand
 
 
 @dataclass(kw_only=True)
-class BenchSetup:
-    """One llama-bench, one model, and how the two are asked to measure.
-
-    `observe` is called at each warm-up and after each record for the machine's state; it must be
-    quick, since the next test is already running by then.
-    """
-
-    program: Program
-    capabilities: Capabilities
-    model: Path
-    patience: Patience = field(default_factory=Patience)
-    observe: Callable[[], State] = dict
-    extra_arguments: tuple[str, ...] = ()  # Such as --rpc HOST:PORT.
-    active_share: float = LEAST_ACTIVE_SHARE  # Of the weights, for one token; 1 without experts.
+class BenchSetup(Setup):
+    """One llama-bench, one model, and how the two are asked to measure."""
 
     def __post_init__(self) -> None:
         if not self.capabilities.streams_records:
@@ -46,7 +30,7 @@ class BenchSetup:
     def arguments(self, grid: Grid, repetitions: int) -> list[str]:
         """The argument list, without the program, that runs a grid."""
         rendered = render(grid.model_params, "bench", self.capabilities)
-        arguments = ["-m", str(self.model), *self.extra_arguments, *rendered.arguments]
+        arguments = ["-m", operand(str(self.model)), *self.extra_arguments, *rendered.arguments]
         for name, values in zip(CONTEXT_FIELDS, grid.axes, strict=True):
             if values != (None,):
                 arguments += listed(name, values, self.capabilities)
@@ -63,17 +47,10 @@ class BenchSetup:
 
     def inexpressible(self, trial: Trial) -> str | None:
         """What of a trial this llama-bench has no words for; it must not be measured without it."""
-        missing = list(render(trial.params, "bench", self.capabilities).unsupported)
+        missing = [*render(trial.params, "bench", self.capabilities).unsupported]
+        missing += numactl.lacking(trial.params.numactl)
         test = trial.test
         for flag, needed in (("-d", test.n_depth > 0), ("-pg", test.n_prompt and test.n_gen)):
             if needed and not self.capabilities.has(flag):
                 missing.append(f"{test}: llama-bench has no {flag}")
         return "; ".join(missing) or None
-
-    def model_bytes(self) -> int:
-        """The size of the model's files; 0 where it cannot be read, as llama-bench will say."""
-        parts = re.search(r"-00001-of-(\d{5})\.gguf$", self.model.name)
-        try:
-            return self.model.stat().st_size * (int(parts[1]) if parts else 1)
-        except OSError:
-            return 0

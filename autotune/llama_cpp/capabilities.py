@@ -7,7 +7,6 @@ is kept by the identity of the program's files, because a package manager may re
 import contextlib
 import fnmatch
 import hashlib
-import json
 import os
 import re
 import sys
@@ -16,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from autotune import files, json_text
 from autotune.errors import LlamaCppUnusable
 from autotune.llama_cpp.locate import PROGRAMS, Program, install_hint
 
@@ -37,22 +37,15 @@ _VARIABLE = re.compile(r"\(env: (\w+)\)")
 _CHOICES = re.compile(r"[<\[{]([^>\]}]*)[>\]}]")
 # What glibc's loader, musl's and macOS's say; each names the file.
 _NO_LIBRARY = re.compile(
-    r"error while loading shared libraries: ([^:]+):"
-    r"|Error loading shared library ([^:]+):"
+    r"error while loading shared libraries: ([^:\n]{1,1000}):"
+    r"|Error loading shared library ([^:\n]{1,1000}):"
     r"|Library not loaded: (\S+)"
 )
 _LIBRARIES = ("lib*ggml*", "lib*llama*", "ggml*.dll", "llama*.dll")
-_DEVICE = re.compile(r"^\s+(\S+?): (.*) \((\d+) MiB, (\d+) MiB free\)")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Device:
-    """A device that the program can offload to, as it names it itself."""
-
-    name: str  # CUDA0, RPC0, Vulkan1
-    description: str
-    total_mib: int
-    free_mib: int
+# No line of a help text is as long; an expression takes its time for one of a million letters.
+_LONGEST_LINE = 2000
+_LONGEST_VERSION = 200
+_MOST_KEPT_BYTES = 1 << 20  # What a program can is some 50 KB.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +106,7 @@ def parse_variables(text: str) -> dict[str, str]:
     """The flags in a help text that have an environment variable, each with it."""
     variables: dict[str, str] = {}
     flags: Sequence[str] = ()
-    for line in text.splitlines():
+    for line in lines_of(text):
         option, variable = _OPTION.match(line), _VARIABLE.search(line)
         if option and not line[0].isspace():  # Indented, a flag is a word of a description.
             flags = _FLAG.findall(option[1])
@@ -124,24 +117,15 @@ def parse_variables(text: str) -> dict[str, str]:
 
 def _option_lines(text: str) -> Iterator[tuple[tuple[str, ...], str]]:
     """Each line that begins with flags: these, and what follows them."""
-    for line in text.splitlines():
+    for line in lines_of(text):
         match = _OPTION.match(line)
         if match:
             yield tuple(_FLAG.findall(match[1])), match[2]
 
 
-def parse_devices(text: str) -> tuple[Device, ...]:
-    """The devices in the output of `--list-devices`."""
-    return tuple(
-        Device(
-            name=match[1],
-            description=match[2],
-            total_mib=int(match[3]),
-            free_mib=int(match[4]),
-        )
-        for match in map(_DEVICE.match, text.splitlines())
-        if match
-    )
+def lines_of(text: str) -> Iterator[str]:
+    """The lines of an output, none longer than an expression can read in time."""
+    return (line[:_LONGEST_LINE] for line in text.splitlines())
 
 
 def ask(program: Program) -> Capabilities:
@@ -150,7 +134,7 @@ def ask(program: Program) -> Capabilities:
     Raises:
         LlamaCppUnusable: it cannot be executed, or its help is none.
     """
-    answer = _run(program, "--help")
+    answer = run_briefly(program, "--help")
     text = answer.stdout + "\n" + answer.stderr
     options = parse_help(text)
     if "-m" not in options:
@@ -181,19 +165,6 @@ def _unusable(program: Program, answer: "process.Finished") -> LlamaCppUnusable:
     )
 
 
-def devices(program: Program, capabilities: Capabilities, *arguments: str) -> tuple[Device, ...]:
-    """The devices that the program can use now, with their free memory; none where it cannot tell.
-
-    Args:
-        program: the program.
-        capabilities: what it can.
-        arguments: what it needs to know of them beforehand, such as `--rpc HOST:PORT`.
-    """
-    if not capabilities.has("--list-devices"):
-        return ()
-    return parse_devices(_run(program, *arguments, "--list-devices").stdout)
-
-
 def ask_once(program: Program, cache: Path) -> Capabilities:
     """`ask`, unless it was asked before of the very same files.
 
@@ -203,7 +174,7 @@ def ask_once(program: Program, cache: Path) -> Capabilities:
     """
     file = cache / f"{identity(program)}.json"
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
+        kept = json_text.loads(files.read(file, _MOST_KEPT_BYTES))
         options, aliases = (
             {flag: tuple(values) for flag, values in kept[name].items()}
             for name in ("options", "aliases")
@@ -246,6 +217,18 @@ def build_identity(program: Program) -> str:
     return _digest("", sorted(files))
 
 
+def build_contents(program: Program) -> str:
+    """As `build_identity`, and the same for copies of one build on several machines.
+
+    By the names and sizes of its files: times differ between copies, and to read hundreds of
+    megabytes takes seconds.
+    """
+    path = program.path.resolve()
+    files = {path, *libraries(path)}
+    sizes = sorted(f"{file.name} {file.stat().st_size}" for file in files)
+    return hashlib.sha256("\n".join(sizes).encode("utf-8", "surrogateescape")).hexdigest()[:32]
+
+
 def _digest(words: str, files: list[Path]) -> str:
     digest = hashlib.sha256(words.encode("utf-8", "surrogateescape"))
     for file in files:
@@ -267,7 +250,7 @@ def libraries(path: Path) -> list[Path]:
 
 def _keep(file: Path, capabilities: Capabilities) -> None:
     """Remember; where that is not possible, the next call asks again."""
-    text = json.dumps(
+    text = json_text.dumps(
         {
             "options": dict(capabilities.options),
             "version": capabilities.version,
@@ -288,14 +271,19 @@ def _keep(file: Path, capabilities: Capabilities) -> None:
 def _version(program: Program, options: Mapping[str, tuple[str, ...]]) -> str:
     if "--version" not in options:
         return ""
-    answer = _run(program, "--version")  # It prints to stderr.
+    answer = run_briefly(program, "--version")  # It prints to stderr.
     lines = (
         line for line in (answer.stdout + "\n" + answer.stderr).splitlines() if "version" in line
     )
-    return next(lines, "").removeprefix("version: ").strip()
+    return next(lines, "").removeprefix("version: ").strip()[:_LONGEST_VERSION]
 
 
-def _run(program: Program, *arguments: str) -> "process.Finished":
+def run_briefly(program: Program, *arguments: str) -> "process.Finished":
+    """Run what ends by itself.
+
+    Raises:
+        LlamaCppUnusable: it cannot be executed, or does not end.
+    """
     from autotune.llama_cpp import process  # noqa: PLC0415 - what is remembered needs no process
 
     command = [*program.command, *arguments]

@@ -1,19 +1,15 @@
 """What there is of llama.cpp on this machine, and whether it works: facts, never an exception."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from autotune.errors import AutotuneError, LlamaCppNotFound
 from autotune.llama_cpp import capabilities as asking
-from autotune.llama_cpp.capabilities import Capabilities, Device
+from autotune.llama_cpp.capabilities import Capabilities
+from autotune.llama_cpp.devices import Device, backends_beside, list_devices
 from autotune.llama_cpp.locate import BENCH, Program, find_program
 from autotune.llama_cpp.preflight import Preflight, preflight, slow_build
-
-# libggml-cuda.so.0, ggml-vulkan.dll, and libggml-cpu-haswell.so, which is one of several CPUs'.
-_BACKEND = re.compile(r"^(?:lib)?ggml-([a-z]+)")
-_NAMES = {"metal": "Metal", "vulkan": "Vulkan", "opencl": "OpenCL", "hip": "ROCm"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +29,7 @@ class Checked:
     name: str
     program: Program | None = None
     capabilities: Capabilities | None = None
-    devices: tuple[Device, ...] = ()
+    devices: tuple[Device, ...] | None = None  # None: it cannot tell.
     backends: tuple[str, ...] = ()
     flight: Preflight | None = None  # None: not tried.
     trouble: Trouble | None = None
@@ -50,9 +46,9 @@ def check(
     checked = Checked(name=name)
     try:
         program = find_program(name, given=given, environ=environ)
-        checked = replace(checked, program=program, backends=_backends(program))
+        checked = replace(checked, program=program, backends=backends_beside(program))
         can = asking.ask(program)
-        checked = replace(checked, capabilities=can, devices=asking.devices(program, can))
+        checked = replace(checked, capabilities=can, devices=list_devices(program, can))
         return _checked_bench(checked, program, can, model) if name == BENCH else checked
     except AutotuneError as error:
         trouble = Trouble(
@@ -93,10 +89,3 @@ def _checked_bench(
         return checked
     trouble = Trouble(what=f"{program.path} does not run: {flight.reason}", remedy=flight.remedy)
     return replace(checked, trouble=trouble)
-
-
-def _backends(program: Program) -> tuple[str, ...]:
-    """Those whose libraries lie beside the program; none where they are linked into it."""
-    files = asking.libraries(program.path.resolve())
-    found = {match[1] for file in files if (match := _BACKEND.match(file.name))} - {"base"}
-    return tuple(_NAMES.get(name, name.upper()) for name in sorted(found))

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from autotune.llama_cpp.capabilities import Capabilities
 from autotune.params import Params
 
-Target = Literal["bench", "cli", "server", "fit-params"]
+Target = Literal["bench", "batched-bench", "cli", "server", "fit-params"]
 
 # The flags of llama.cpp 0.5.0 (2026-09), for when no program is at hand to be asked.
 DIALECT = "llama.cpp 0.5.0"
@@ -53,11 +53,17 @@ FLAGS: Mapping[str, tuple[str, str]] = {
     "cache_ram": ("", "--cache-ram"),
 }
 
-# What does not concern a program: llama-bench's tests decide it, or it is for serving only.
+# What does not concern a program: llama-bench's tests decide it, it is for serving only, or it
+# stands before the command (`numactl`).
 NOT_IN: Mapping[str, frozenset[str]] = {
-    "bench": frozenset({"n_threads_batch", "n_ctx", "n_parallel", "kv_unified", "cache_ram"}),
-    "cli": frozenset({"kv_unified", "cache_ram"}),
-    "fit-params": frozenset({"kv_unified", "cache_ram"}),
+    "bench": frozenset(
+        {"n_threads_batch", "n_ctx", "n_parallel", "kv_unified", "cache_ram", "numactl"}
+    ),
+    # How many sequences and how long a context are for its test to say.
+    "batched-bench": frozenset({"n_ctx", "n_parallel", "cache_ram", "numactl"}),
+    "cli": frozenset({"n_parallel", "kv_unified", "cache_ram", "numactl"}),
+    "server": frozenset({"numactl"}),
+    "fit-params": frozenset({"kv_unified", "cache_ram", "numactl"}),
 }
 
 
@@ -99,8 +105,11 @@ class _Renderer:
 
     def _plain(self, name: str, value: Any) -> None:  # noqa: ANN401
         flag = self.flag(name)
+        listed = self._choices(name) if name in _CHOSEN else ()
         if not self._has(flag):
             self._cannot(name, value, f"has no {flag}")
+        elif listed and value not in listed:
+            self._cannot(name, value, f"has no {flag} {value}")
         elif isinstance(value, bool) and self._target != "bench":
             if value:
                 self.arguments.append(flag)
@@ -176,6 +185,9 @@ class _Renderer:
     def _cannot(self, name: str, value: object, why: str) -> None:
         self.unsupported.append(f"{name}={value}: llama-{self._target} {why}")
 
+
+# Of words, those that a program may have fewer of than Params.
+_CHOSEN = frozenset({"split_mode", "numa"})
 
 _OLD_LOAD_MODES: Mapping[str, Mapping[str, Sequence[str]]] = {
     # llama-bench had -mmp until b10875; it could not lock.

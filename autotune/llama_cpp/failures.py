@@ -10,7 +10,15 @@ import signal
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from autotune.llama_cpp.records import FailureKind
+from autotune.llama_cpp.records import Failure, FailureKind
+
+# What gives a reason stands at the beginning of a line; a pattern takes its time for a long one.
+_LONGEST_LINE = 2000
+
+
+def shortened(line: str) -> str:
+    """What is looked at of a line."""
+    return line[:_LONGEST_LINE]
 
 
 class Reason(NamedTuple):
@@ -48,6 +56,7 @@ _REASONS = _patterns(
             r"unknown (model )?arch",
             r"unsupported (op|type|model)",
             r"SPLIT_MODE_\w+ (is )?not (supported|implemented)",
+            r"does not support split buffers",
         ],
     ),
     (
@@ -90,6 +99,12 @@ _CONSEQUENCES = _patterns(
     (FailureKind.DECODE_ERROR, [r"failed to decode", r"llama_decode.*(fail|error)"]),
 )
 
+KILLED_FOR_MEMORY = "the kernel killed it, because the machine's memory was full"
+# What could not be allocated, as ggml names the buffer: CUDA1, RPC0[HOST:PORT], CPU_REPACK. CUDA
+# says itself which of its devices it was (ggml_cuda_device_malloc).
+_BUFFER = re.compile(r"(?:failed|unable) to allocate (\w+(?:\[[^\]]+\])?) buffer")
+_CUDA_DEVICE = re.compile(r"on device (\d{1,3}): cudaMalloc failed")
+
 _MODEL = re.compile(r"failed to load model|error loading model", re.IGNORECASE)
 # What ggml prints before it aborts: file, line and why. A GPU's error says why only with `-v`.
 _ABORT = re.compile(r"^\S+:\d+: (?!\w+ error$)(.+)$")
@@ -119,9 +134,7 @@ def is_silent(exit_code: int, stderr: Iterable[str]) -> bool:
 def classify(exit_code: int, stderr: Sequence[str], *, killed_for_memory: bool = False) -> Reason:
     """Name why a program that has ended without being asked to has failed."""
     if killed_for_memory and exit_code == -signal.SIGKILL:
-        return Reason(
-            FailureKind.OOM, "the kernel killed it, because the machine's memory was full"
-        )
+        return Reason(FailureKind.OOM, KILLED_FOR_MEMORY)
     if -exit_code in _ASKED_TO_END:
         name = signal.Signals(-exit_code).name
         return Reason(FailureKind.INTERRUPTED, f"someone has ended it with {name}")
@@ -135,6 +148,22 @@ def classify(exit_code: int, stderr: Sequence[str], *, killed_for_memory: bool =
         return Reason(FailureKind.CRASH, _by_signal(-exit_code, stderr))
     last = next((line.strip() for line in reversed(stderr) if line.strip()), "and said nothing")
     return Reason(FailureKind.CRASH, f"ended with exit code {exit_code}: {last}", of_model)
+
+
+def full_place(failure: Failure) -> str | None:
+    """Whose memory was full, as ggml names it; None where nothing says so.
+
+    A device by its name, a server as RPC0[HOST:PORT], the host as CPU.
+    """
+    if failure.message == KILLED_FOR_MEMORY:
+        return "CPU"
+    for line in (failure.message, *reversed(failure.stderr_tail)):
+        buffer, on_cuda = _BUFFER.search(line), _CUDA_DEVICE.search(line)
+        if buffer:
+            return "CPU" if buffer[1].startswith("CPU") else buffer[1]
+        if on_cuda:
+            return f"CUDA{on_cuda[1]}"
+    return None
 
 
 def _last(patterns: _Patterns, lines: Sequence[str]) -> Reason | None:

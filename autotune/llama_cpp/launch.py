@@ -2,11 +2,12 @@
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from autotune.errors import LlamaCppNotFound, LlamaCppUnusable
+from autotune.llama_cpp import numactl
 from autotune.llama_cpp.capabilities import Capabilities, ask_once, cache_folder
 from autotune.llama_cpp.dialect import DIALECT, render
 from autotune.llama_cpp.locate import Program, find_program
@@ -18,6 +19,7 @@ class Launch:
     """An argument list that needs no shell."""
 
     argv: tuple[str, ...]
+    prefix: tuple[str, ...]  # What it begins with, before the program: what binds that to nodes.
     dialect: str  # Whose flags these are.
     unsupported: tuple[str, ...]  # What the program cannot be told, with why.
 
@@ -61,6 +63,11 @@ def launch_of(
         params: the parameters.
         given: the user's own arguments, which win over ours.
     """
+    binds = None if params.numactl is None else numactl.found()
+    lacking = numactl.lacking(params.numactl)
+    if lacking:  # Without it, llama.cpp's mode would keep the threads to what they have anyway.
+        params = replace(params, numa=None)
+    prefix = numactl.prefix(params.numactl, binds) if binds else ()
     rendered = render(params, target, capabilities)
     arguments = list(rendered.arguments)
     if params.n_gpu_layers is not None and (capabilities is None or capabilities.has("--fit")):
@@ -71,9 +78,10 @@ def launch_of(
         arguments = _without(arguments, set_by_user, capabilities)
         loads = [] if "--model" in set_by_user else loads
     return Launch(
-        argv=(*program.command, *loads, *arguments, *given),
+        argv=(*prefix, *program.command, *loads, *arguments, *given),
+        prefix=prefix,
         dialect=capabilities.version or "the installed build" if capabilities else DIALECT,
-        unsupported=rendered.unsupported,
+        unsupported=(*rendered.unsupported, *lacking),
     )
 
 

@@ -15,7 +15,9 @@ from pathlib import Path
 from autotune.errors import ConfigError, LlamaCppNotFound
 
 BENCH = "llama-bench"
-PROGRAMS = (BENCH, "llama-cli", "llama-server", "llama-fit-params")
+BATCHED_BENCH = "llama-batched-bench"
+SERVER = "llama-server"
+PROGRAMS = (BENCH, BATCHED_BENCH, "llama-cli", SERVER, "llama-fit-params")
 
 _HOMEBREW = ("/opt/homebrew/bin", "/usr/local/bin", "/home/linuxbrew/.linuxbrew/bin")
 
@@ -163,5 +165,6 @@ def install_hint() -> str:
             return command
     return (
         "build it in a checkout of llama.cpp: cmake -B build && cmake --build build --target "
-        "llama-bench llama-server llama-cli; or unpack a release and name it in LCM_LLAMA_DIR"
+        "llama-bench llama-batched-bench llama-server llama-cli; or unpack a release and name it "
+        "in LCM_LLAMA_DIR"
     )

@@ -18,6 +18,7 @@ from autotune.llama_cpp.capabilities import (
 )
 from autotune.llama_cpp.locate import Program
 from autotune.llama_cpp.records import BadRecord, FailureKind, Record, parse_record
+from autotune.shell import operand
 
 N_PROMPT, N_GEN = 16, 2
 TIMEOUT_S = 1800.0  # 300 GB from a disk of 170 MB/s, as in `patience`.
@@ -78,10 +79,10 @@ def preflight(
         )
     command = [*program.command, *_arguments(capabilities, model), *extra_arguments]
     first = process.run(command, timeout=timeout)
-    verdict = _judge(first)
+    verdict = judge(first)
     if verdict.usable or first.code not in _WRONG_INSTRUCTION or not capabilities.has("--repack"):
         return verdict
-    second = _judge(process.run([*command, *_NO_REPACK], timeout=timeout))
+    second = judge(process.run([*command, *_NO_REPACK], timeout=timeout))
     if not second.usable:
         return verdict
     return replace(
@@ -101,12 +102,13 @@ def slow_build(program: Program) -> str:
 
 def _arguments(capabilities: Capabilities, model: Path) -> list[str]:
     # Two layers make every device that there is compute, and are in no one's way.
-    arguments = ["-m", str(model), "-p", str(N_PROMPT), "-n", str(N_GEN), "-r", "1"]
+    arguments = ["-m", operand(str(model)), "-p", str(N_PROMPT), "-n", str(N_GEN), "-r", "1"]
     arguments += ["-ngl", "2", "-o", "jsonl"]
     return arguments + (["--no-warmup"] if capabilities.has("--no-warmup") else [])
 
 
-def _judge(done: process.Finished) -> Preflight:
+def judge(done: process.Finished) -> Preflight:
+    """Whether a llama-bench runs here, by how it has ended and what it has printed."""
     slow = _slow(done.stderr)
     if slow:
         return Preflight(
@@ -121,7 +123,7 @@ def _judge(done: process.Finished) -> Preflight:
             remedy="run it by hand with -v; try a smaller model",
         )
     if done.code != 0:
-        why = failures.classify(done.code, done.stderr.splitlines())
+        why = failures.classify(done.code, [*map(failures.shortened, done.stderr.splitlines())])
         return Preflight(usable=False, reason=why.message, remedy=_REMEDIES.get(why.kind, _BY_HAND))
     return _recorded(done.stdout)
 

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -29,15 +29,18 @@ from autotune.llama_cpp import environment
 # Longer than any line that llama.cpp prints; a program that prints more without an end is broken.
 MAX_LINE_BYTES = 1 << 20
 # Output that nobody has read yet: beyond it, a program that floods its pipes has to wait.
-MAX_WAITING_BYTES = 1 << 26
+MAX_WAITING_BYTES = 1 << 24
 # More than any help text. What prints on is no program of llama.cpp.
-MAX_ANSWER_BYTES = 1 << 24
+MAX_ANSWER_BYTES = 1 << 22
 
 # How long each signal may take to end the group before the next one is sent, in seconds.
 STOP_LADDER = ((signal.SIGINT, 2.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 10.0))
 
 # An end that no closed pipe tells of is seen this much later: something else holds the pipes open.
 _POLL_S = 0.25
+# Where nothing is printed for so long, the meter is read all the same: of a counter that nobody has
+# looked at for a minute, nobody knows whether it has wrapped around twice (`hardware.energy`).
+_METERED_EVERY_S = 10.0
 # How long what has left the group may hold the pipes open after the program's end.
 _LAST_WORDS_S = 1.0
 _LINE_OVERHEAD_BYTES = 200  # A `Line` beside its text.
@@ -53,6 +56,7 @@ class Line:
     text: str
     at: float
     whole: bool = True  # False: the output broke off in it, or it was too long to keep.
+    joules: float | None = None  # What the meter said then.
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +82,19 @@ class Child:
     Entering starts it and raises `NotStarted` where it cannot; leaving stops the whole group.
     """
 
-    def __init__(self, command: Sequence[str], *, environ: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        environ: Mapping[str, str] | None = None,
+        meter: Callable[[], float | None] = lambda: None,
+    ) -> None:
         self.command = tuple(command)
         self.started_at = 0.0
         self.in_hand: Line | Exit | None = None  # The event that was given last.
+        self.n_read = 0  # Bytes of output, also of lines that are too long to be given.
         self._environ = environment.clean(os.environ if environ is None else environ)
+        self._meter = meter
         self._process: subprocess.Popen[bytes] | None = None
         self._error: NotStarted | None = None
         self._unwanted = False
@@ -221,11 +233,16 @@ class Child:
         ):
             for number in splitters:
                 selector.register(number, selectors.EVENT_READ)
-            deadline = float("inf")
+            deadline, metered_at = float("inf"), time.monotonic()
             while selector.get_map() and time.monotonic() < deadline:
+                if time.monotonic() - metered_at > _METERED_EVERY_S:
+                    metered_at = time.monotonic()
+                    self._meter()
                 for key, _ in selector.select(_POLL_S):
                     chunk = os.read(key.fd, 1 << 16)
-                    self._hand_out(splitters[key.fd].feed(chunk))
+                    self.n_read += len(chunk)
+                    # Here, where nothing else is done: who reads the lines may be busy with others.
+                    self._hand_out(splitters[key.fd].feed(chunk, self._meter()))
                     if not chunk:
                         selector.unregister(key.fd)
                 if deadline == float("inf") and _has_ended(process):
@@ -270,24 +287,34 @@ class _Splitter:
 
     def __init__(self, stream: Stream) -> None:
         self._stream = stream
-        self._rest = b""
+        self._rest = bytearray()
         self._skips = False  # The rest of a line that was too long.
 
-    def feed(self, chunk: bytes) -> Iterator[Line]:
+    def feed(self, chunk: bytes, joules: float | None = None) -> Iterator[Line]:
         """The lines that are complete by now; an empty chunk is the end."""
-        *lines, self._rest = (self._rest + chunk).split(b"\n")
-        for line in lines:
+        *lines, rest = chunk.split(b"\n")
+        for end in lines:
+            line = bytes(self._rest + end)
+            self._rest.clear()
             if line and not self._skips:
-                yield self._line(line)
+                yield self._line(line, joules)
             self._skips = False
+        self._rest += rest  # In place: a long line may come in very small pieces.
         if self._rest and (not chunk or len(self._rest) > MAX_LINE_BYTES):
             if not self._skips:
-                yield self._line(self._rest, whole=False)
-            self._skips, self._rest = True, b""
+                yield self._line(bytes(self._rest), joules, whole=False)
+            self._skips = True
+            self._rest.clear()
 
-    def _line(self, line: bytes, *, whole: bool = True) -> Line:
+    def _line(self, line: bytes, joules: float | None, *, whole: bool = True) -> Line:
         text = line.rstrip(b"\r").decode(errors="replace")
-        return Line(self._stream, text, time.monotonic(), whole)
+        return Line(self._stream, text, time.monotonic(), whole, joules)
+
+
+def lines_of(stream: Stream, chunks: Iterable[bytes]) -> list[Line]:
+    """The lines in what arrives in pieces; an empty piece is the end."""
+    splitter = _Splitter(stream)
+    return [line for chunk in chunks for line in splitter.feed(chunk)]
 
 
 def _size(line: Line) -> int:
@@ -334,13 +361,15 @@ def run(command: Sequence[str], *, timeout: float) -> Finished:
     lines: dict[Stream, list[str]] = {"stdout": [], "stderr": []}
     deadline, left, timed_out = time.monotonic() + timeout, MAX_ANSWER_BYTES, False
     with Child(command) as child:
-        while not isinstance(event := child.next_event(deadline - time.monotonic()), Exit):
-            if event is None or left < 0:
-                timed_out, deadline, left = True, float("inf"), MAX_ANSWER_BYTES
+        while not isinstance(event := child.next_event(_A_MOMENT_S), Exit):
+            over = time.monotonic() > deadline or left < 0 or child.n_read > 2 * MAX_ANSWER_BYTES
+            if over and not timed_out:
+                timed_out = True
                 child.stop()
-            elif not timed_out or left > _size(event):
+            if event is not None:
                 left -= _size(event)
-                lines[event.stream].append(event.text)
+                if left >= 0:
+                    lines[event.stream].append(event.text)
     return Finished(
         code=event.code,
         stdout="\n".join(lines["stdout"]),
@@ -349,6 +378,7 @@ def run(command: Sequence[str], *, timeout: float) -> Finished:
     )
 
 
+_A_MOMENT_S = 0.25  # A line that never ends is no event, and is noticed after this.
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 

@@ -46,14 +46,24 @@ class Batch:
 
 
 def compute_bytes(
-    model: Model, params: Params, batch: Batch, devices: Devices
+    model: Model, params: Params, batch: Batch, devices: Devices, n_devices: int
 ) -> dict[int | None, int]:
-    """Bytes of the compute buffer by device; None is the host."""
+    """Bytes of the compute buffer by device; None is the host.
+
+    Args:
+        model: what is loaded.
+        params: how.
+        batch: what one call of the graph works on.
+        devices: of each block and the output.
+        n_devices: as many there are, with and without blocks.
+    """
     used = sorted({device for device in devices if device is not None})
     n_cpu_moe = params.n_cpu_moe or 0
     # Several devices that hold everything between them work on several ubatches at once.
     whole = None not in devices and not n_cpu_moe and not params.no_kv_offload
-    copies = PIPELINE_COPIES if whole and len(used) > 1 else 1
+    whole = whole and params.split_mode in (None, "layer")
+    # So do several of which one has them all: llama.cpp looks at how many there are.
+    copies = PIPELINE_COPIES if whole and n_devices > 1 else 1
     graph = _Graph(model, batch, devices, n_cpu_moe, copies)
     copied_cache = graph.widest_cache_bytes() if params.no_kv_offload else 0
     on_devices: dict[int | None, int] = {

@@ -82,7 +82,8 @@ def footprint(
         params: unset fields mean llama.cpp's defaults, except `n_gpu_layers`: unset offloads all.
         program: bench keeps the logits of a whole ubatch, cli and server those of one token a slot.
         gpus: one number a device, in proportion to which layers are split when `params` has no
-            `tensor_split`: its free bytes, as llama.cpp does. Empty: no device.
+            `tensor_split`: its free bytes, as llama.cpp does. Empty: no device. They are those that
+            are used: `devices` and `main_gpu` are not looked at.
 
     Raises:
         ConfigError: `params` asks for what llama.cpp cannot do.
@@ -93,14 +94,17 @@ def footprint(
     ledger = _Ledger(len(gpus))
     _add_weights(ledger, model, devices, n_cpu_moe=params.n_cpu_moe or 0)
     _add_caches(ledger, model, batch, devices, offload=not params.no_kv_offload)
-    compute = compute_bytes(model, params, batch, devices)
+    compute = compute_bytes(model, params, batch, devices, len(gpus))
     for device in (None, *range(len(gpus))):
         ledger.compute[device] = compute.get(device, 0)
+    shared_out = len(gpus) > 1 and params.split_mode in {"row", "tensor"}
+    if shared_out:
+        _share_out(ledger, params, gpus)
     return Footprint(
         host=ledger.place(None),
         gpus=tuple(ledger.place(device) for device in range(len(gpus))),
-        weights_exact=model.weights_exact,
-        caches_exact=model.caches_exact,
+        weights_exact=model.weights_exact and not shared_out,
+        caches_exact=model.caches_exact and params.split_mode != "tensor",
     )
 
 
@@ -145,6 +149,27 @@ def _add_caches(
         kv_cache, recurrent = cache_bytes[cache]
         ledger.kv_cache[device] += kv_cache
         ledger.recurrent[device] += recurrent
+
+
+def _share_out(ledger: _Ledger, params: Params, gpus: Sequence[float]) -> None:
+    """Every device has a part of every layer, instead of some layers as a whole.
+
+    Of rows, llama.cpp splits the weights alone, by the devices' memory; of tensors also the caches,
+    in equal parts where nothing is said, and every device works on whole activations. Both round to
+    what a matrix can be cut into, so this is an estimate.
+    """
+    whole = params.split_mode == "tensor"
+    split = params.tensor_split or ()
+    shares = split if any(split) else (1.0,) * len(gpus) if whole else gpus
+    total = sum(shares) or 1.0
+    caches = (ledger.kv_cache, ledger.recurrent) if whole else ()
+    for bytes_by_place in (ledger.weights, *caches):
+        on_devices = sum(bytes_by_place[device] for device in range(len(gpus)))
+        for device, share in enumerate(shares):
+            bytes_by_place[device] = int(on_devices * share / total)
+    if whole:
+        most = max(ledger.compute[device] for device in range(len(gpus)))
+        ledger.compute.update(dict.fromkeys(range(len(gpus)), most))
 
 
 def resolve_batch(model: Model, params: Params, program: Program) -> Batch:

@@ -4,7 +4,7 @@ import errno
 import os
 import stat
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,7 +17,16 @@ from autotune.model.architecture import (
     read_caches,
     read_shape,
 )
-from autotune.model.gguf import Array, Header, Tensor, Value, padded, read_header
+from autotune.model.gguf import (
+    MAX_HEADER_BYTES,
+    MAX_TENSORS,
+    Array,
+    Header,
+    Tensor,
+    Value,
+    padded,
+    read_header,
+)
 
 # `enum llama_ftype` in include/llama.h, by the names that llama-quantize takes.
 FILE_TYPES: Mapping[int, str] = dict(
@@ -110,8 +119,25 @@ def analyze_model(path: str | os.PathLike[str]) -> Model:
     given = Path(path)
     header = _read(given)
     files = _shards(given, header)
-    headers = [header if file == given else _read(file) for file in files]
-    return _model(files, headers)
+    return _model(files, _headers(files, given, header))
+
+
+def _headers(files: tuple[Path, ...], given: Path, known: Header) -> list[Header]:
+    """The header of each file; together they are bounded as one is."""
+    headers: list[Header] = []
+    n_tensors = n_bytes = 0
+    for file in files:
+        header = known if file == given else _read(file)
+        n_tensors, n_bytes = n_tensors + len(header.tensors), n_bytes + header.data_offset
+        if n_tensors > MAX_TENSORS or n_bytes > MAX_HEADER_BYTES:
+            raise GGUFInvalid(
+                f"the headers of {_shown(given)} and its other shards hold more than "
+                f"{MAX_TENSORS:,} tensors or {MAX_HEADER_BYTES:,} bytes",
+                hint="download or convert the model again",
+            )
+        # Only the first says what the model is.
+        headers.append(header if not headers else replace(header, metadata={}))
+    return headers
 
 
 def _read(path: Path) -> Header:
@@ -123,10 +149,15 @@ def _read(path: Path) -> Header:
                 f"{_shown(path)} is not a regular file",
                 hint="give the path of a GGUF file on a disk",
             )
-        with path.open("rb", buffering=0) as stream:
+        with open(path, "rb", buffering=0, opener=_without_waiting) as stream:
             return read_header(stream, os.fstat(stream.fileno()).st_size, _shown(path))
     except OSError as error:
         raise _named(error, path) from error
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    """A FIFO that has taken the file's place since it was asked for keeps nobody waiting."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _status(path: Path) -> os.stat_result:

@@ -10,6 +10,7 @@ from autotune.model import Model
 from autotune.model.footprint import Footprint
 from autotune.params import DEFAULT_CACHE_TYPE, Params, Program, load_mode
 from autotune.recommend import rules
+from autotune.recommend.devices import device_advice
 from autotune.recommend.placement import MIB, Placement, on_cpu, place, used_gpus
 from autotune.recommend.rules import COMFORTABLE_SHARE, Advice, Choice, gib
 
@@ -289,6 +290,7 @@ def _warnings(
                 remedy="llama-server --embedding, with --ubatch-size as long as the longest input",
             )
         )
+    warnings += [*device_advice(hardware)]
     warnings += [Advice(what=note, remedy="see docs/numbers.md") for note in model.notes]
     return tuple(warnings)
 

@@ -1,16 +1,18 @@
 """Where weights and caches go: the most on the GPUs that fits in their free memory.
 
-llama.cpp decides what each layer takes (`autotune.model.footprint`); this module only searches over
-`n_gpu_layers`, `n_cpu_moe` and `tensor_split`, and never goes past a GPU's budget.
+llama.cpp decides what each layer takes (`autotune.model.footprint`) and which devices there are
+(`taken`); beyond that, this module only searches over `n_gpu_layers`, `n_cpu_moe` and
+`tensor_split`, and never goes past a GPU's budget.
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
 
+from autotune.errors import ConfigError
 from autotune.hardware import Gpu
 from autotune.model import Model
-from autotune.model.footprint import Footprint, footprint
+from autotune.model.footprint import Footprint, Place, footprint
 from autotune.params import ALL_LAYERS, Params, Program
 
 MIB = 1 << 20
@@ -45,12 +47,66 @@ def device_names(gpus: Sequence[Gpu], used: Sequence[Gpu], n_gpu_layers: int) ->
     cards = _cards(gpus)
     if cards and not n_gpu_layers:
         return ["none"]
-    return [f"{gpu.backend}{gpu.index}" for gpu in used] if len(used) < len(cards) else []
+    return [device_name(gpu) for gpu in used] if len(used) < len(cards) else []
+
+
+def device_name(gpu: Gpu) -> str:
+    """As `--list-devices` names it, and `--device` takes it."""
+    return gpu.device
 
 
 def _cards(gpus: Sequence[Gpu]) -> list[Gpu]:
-    """Those that llama.cpp takes by itself."""
-    return [gpu for gpu in gpus if not gpu.integrated] or [*gpus]
+    """Those that llama.cpp takes by itself, in its order: servers first, cards or else integrated.
+
+    Of integrated ones those of one backend, because others may show the same
+    (`llama_prepare_model_devices` in src/llama.cpp).
+    """
+    servers = [gpu for gpu in gpus if gpu.backend == "RPC"]
+    local = [gpu for gpu in gpus if gpu.backend != "RPC"]
+    cores = [gpu for gpu in local if gpu.backend == local[0].backend]
+    return servers + ([gpu for gpu in local if not gpu.integrated] or cores)
+
+
+def taken(params: Params, gpus: Sequence[Gpu]) -> tuple[int, ...]:
+    """Which of the devices llama.cpp uses under some parameters, in the order of their layers.
+
+    Raises:
+        ConfigError: the parameters name one that is not there.
+    """
+    used = tuple(range(len(gpus)))
+    if params.devices is not None:
+        numbers = {device_name(gpu): n for n, gpu in enumerate(gpus)}
+        names = [name for name in params.devices if name != "none"]
+        unknown = [name for name in names if name not in numbers]
+        if unknown:
+            raise ConfigError(
+                f"there is no device {', '.join(unknown)}",
+                hint=f"llama.cpp has {', '.join(numbers) or 'none'} here",
+            )
+        used = tuple(numbers[name] for name in names)
+    if params.split_mode != "none" or not used:
+        return used
+    alone = params.main_gpu or 0
+    if alone >= len(used):
+        raise ConfigError(
+            f"there is no main GPU {alone}", hint=f"there are {len(used)}, counted from 0"
+        )
+    return (used[alone],)
+
+
+def footprint_on(gpus: Sequence[Gpu], model: Model, params: Params, program: Program) -> Footprint:
+    """What each of the devices holds, in their own order; those that are left alone hold nothing.
+
+    Raises:
+        ConfigError: `params` asks for what llama.cpp cannot do, or for a device that is not there.
+    """
+    used = taken(params, gpus)
+    if len(used) == 1:
+        params = replace(params, tensor_split=None)
+    free = [float(gpus[n].free_bytes) for n in used]
+    memory = footprint(model, params, program=program, gpus=free)
+    places = dict(zip(used, memory.gpus, strict=True))
+    return replace(memory, gpus=tuple(places.get(n, Place()) for n in range(len(gpus))))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,7 +124,7 @@ def place(model: Model, params: Params, gpus: Sequence[Gpu], program: Program) -
     A dense model gives up its first layers; a mixture of experts gives up the experts of its first
     layers, and only then layers, because attention runs on every token and an expert on few.
     """
-    search = _Search(model, params, tuple(budget_bytes(gpu) for gpu in gpus), program)
+    search = _Search(model, params, tuple(gpus), program)
     n_layers, everything = len(model.layers), model.n_offloadable
     placement = search.attempt(everything)
     if not placement and model.is_moe:
@@ -99,6 +155,13 @@ def staging_bytes(model: Model, n_gpu_layers: int, n_cpu_moe: int) -> int:
     return max(dense + experts, default=0)
 
 
+def in_proportion(n_layers: int, parts: Sequence[int]) -> list[int]:
+    """Whole layers for each part; together they are all."""
+    total = sum(parts)
+    ends = [round(n_layers * end / total) if total else 0 for end in accumulate(parts)]
+    return [end - start for start, end in pairwise([0, *ends])]
+
+
 def _first(candidates: range, attempt: Callable[[int], Placement | None]) -> Placement | None:
     """The first candidate that fits, where each later one takes no more than those before it."""
     low, high, found = 0, len(candidates), None
@@ -118,12 +181,17 @@ class _Search:
 
     model: Model
     params: Params
-    budgets: tuple[int, ...]
+    gpus: tuple[Gpu, ...]
     program: Program
 
+    @property
+    def budgets(self) -> list[int]:
+        return [budget_bytes(gpu) for gpu in self.gpus]
+
     def attempt(self, n_gpu_layers: int, n_cpu_moe: int = 0) -> Placement | None:
-        """The placement of so many layers, if there is a split that keeps to every budget."""
-        if not any(self.budgets):
+        """The placement of so many layers, if there is a way that keeps to every budget."""
+        budgets = self.budgets
+        if not any(budgets):
             return None
         everything = n_gpu_layers == self.model.n_offloadable
         params = replace(
@@ -132,38 +200,39 @@ class _Search:
             n_cpu_moe=n_cpu_moe or None,
         )
         staging = staging_bytes(self.model, n_gpu_layers, n_cpu_moe)
-        for split in self._splits(params, n_gpu_layers):
-            placed = replace(params, tensor_split=split if len(split) > 1 else None)
+        for placed in self._ways(params, n_gpu_layers):
             memory = self._memory(placed)
             needed = [gpu.total_bytes for gpu in memory.gpus]
-            needed[0] += staging
-            if all(n <= budget for n, budget in zip(needed, self.budgets, strict=True)):
+            needed[taken(placed, self.gpus)[0]] += staging
+            if all(n <= budget for n, budget in zip(needed, budgets, strict=True)):
                 complete = everything and not n_cpu_moe
                 return Placement(params=placed, memory=memory, complete=complete)
-            if sum(needed) > sum(self.budgets):  # No other split could help.
+            if sum(needed) > sum(budgets):  # No other way could help.
                 return None
         return None
 
     def _memory(self, params: Params) -> Footprint:
-        return footprint(self.model, params, program=self.program, gpus=(1.0,) * len(self.budgets))
+        return footprint_on(self.gpus, self.model, params, self.program)
 
-    def _splits(self, params: Params, n_offloaded: int) -> Iterator[tuple[float, ...]]:
-        """Ways to give the devices their layers, as numbers of layers, best first.
+    def _ways(self, params: Params, n_offloaded: int) -> Iterator[Params]:
+        """Ways to give the devices their layers, best first; a split counts them.
 
         One device alone, where it holds them: a token goes through all layers in turn, so a second
-        device adds no speed and may be the slower one. Otherwise in proportion to free memory. But
-        layers differ, and the last device holds the output as well: where one overflows, they are
-        filled one after the other.
+        device adds no speed and may be the slower one; a server behind a network is one only where
+        no device of this machine holds them. It is named, because llama.cpp would keep several
+        ubatches in flight for a second one that has no layers. Otherwise in proportion to
+        free memory. But layers differ, and the last device holds the output as well: where one
+        overflows, they are filled one after the other.
         """
-        devices = range(len(self.budgets))
-        largest = max(devices, key=lambda device: self.budgets[device])
-        yield tuple(float(n_offloaded if device == largest else 0) for device in devices)
-        if len(devices) == 1:
+        if len(self.gpus) == 1:
+            yield params
             return
-        total = sum(self.budgets)
-        ends = [round(n_offloaded * end / total) for end in accumulate(self.budgets)]
-        yield tuple(float(end - start) for start, end in pairwise([0, *ends]))
-        yield self._filled(params, n_offloaded)
+        local = [gpu for gpu in self.gpus if gpu.backend != "RPC"]
+        for gpus in filter(None, (local, self.gpus)):
+            yield replace(params, devices=(device_name(max(gpus, key=budget_bytes)),))
+        split = in_proportion(n_offloaded, self.budgets)
+        yield replace(params, tensor_split=tuple(map(float, split)))
+        yield replace(params, tensor_split=self._filled(params, n_offloaded))
 
     def _filled(self, params: Params, n_offloaded: int) -> tuple[float, ...]:
         """From the last device to the second, each with as many layers as it holds."""

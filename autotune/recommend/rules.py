@@ -35,7 +35,7 @@ CACHE_RAM_STEP_MIB = 256
 # slow ones are worth waiting for (20 cores gained nothing above 3 or 4 threads: llama.cpp #12966).
 ENOUGH_FAST_CORES = 4
 
-Json = int | float | bool | str | list[int] | list[str] | None
+Json = int | float | bool | str | list[float] | list[str] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,7 +120,7 @@ def n_gpu_layers(hardware: Hardware, model: Model, placement: Placement) -> Choi
     """What the search over the GPUs' free memory found, beside what the rule says."""
     evidence = tuple(
         f"{gpu.name}: {gib(place.total_bytes)} needed of {gib(budget_bytes(gpu))} that may be "
-        f"planned with ({gib(gpu.free_bytes)} free, {gib(gpu.total_bytes)} in all)"
+        f"planned with ({gib(gpu.free_bytes)} free, {gib(gpu.total_bytes)} in all{_told_by(gpu)})"
         for gpu, place in zip(hardware.gpus, placement.memory.gpus, strict=True)
     )
     return Choice(
@@ -131,9 +131,32 @@ def n_gpu_layers(hardware: Hardware, model: Model, placement: Placement) -> Choi
     )
 
 
+def _told_by(gpu: Gpu) -> str:
+    return f"; {gpu.device} by {' and '.join(gpu.sources)}" if gpu.sources else ""
+
+
 def _offload_reason(hardware: Hardware, model: Model, placement: Placement) -> str:
     if not hardware.gpus:
-        return "No GPU was detected; everything stays on the CPU."
+        return f"{_why_without_gpu(hardware)}; everything stays on the CPU."
+    by = "".join(
+        f" {gpu.name} is driven by {gpu.backend}, as this llama.cpp does not list it by "
+        f"{gpu.own_backend}."
+        for gpu in hardware.gpus
+        if gpu.own_backend
+    )
+    return _what_fits(hardware, model, placement) + by
+
+
+def _why_without_gpu(hardware: Hardware) -> str:
+    names = ", ".join(gpu.name for gpu in hardware.idle_gpus)
+    if not names:
+        return "No GPU was detected"
+    if hardware.asked:
+        return f"The installed llama.cpp lists no device for {names}"
+    return f"Whether {names} can be used, only an installed llama.cpp tells"
+
+
+def _what_fits(hardware: Hardware, model: Model, placement: Placement) -> str:
     free, value = sum(gpu.free_bytes for gpu in hardware.gpus), placement.params.n_gpu_layers or 0
     memory = f"{gib(free)} of VRAM is free for a model of {gib(model.file_bytes)}"
     if placement.complete:
@@ -175,21 +198,32 @@ def tensor_split(hardware: Hardware, placement: Placement) -> Choice | None:
         return None
     return Choice(
         key="--tensor-split",
-        value=[int(share) for share in split],
+        value=shares(split),
         reason="Each GPU gets the layers that its own free memory holds, the output included.",
         evidence=tuple(f"{gpu.name}: {gib(gpu.free_bytes)} free" for gpu in hardware.gpus),
     )
 
 
+def shares(split: Sequence[float]) -> list[float]:
+    """Whole numbers of layers as such."""
+    return [int(share) if share == int(share) else share for share in split]
+
+
 def device(found: Sequence[Gpu], hardware: Hardware, placement: Placement) -> Choice | None:
     """The devices by name, where llama.cpp would take others by itself."""
-    names = device_names(found, hardware.gpus, placement.params.n_gpu_layers or 0)
+    alone = [*(placement.params.devices or ())]
+    names = alone or device_names(found, hardware.gpus, placement.params.n_gpu_layers or 0)
     if not names:
         return None
+    reason = "A GPU without room is left alone: llama.cpp would copy weights to it for prompts."
+    if alone:
+        reason = (
+            "One GPU holds it alone: a token goes through all layers in turn, wherever they are."
+        )
     return Choice(
         key="--device",
         value=names,
-        reason="A GPU without room is left alone: llama.cpp would copy weights to it for prompts.",
+        reason=reason,
         evidence=tuple(f"{gpu.name}: {gib(gpu.free_bytes)} free" for gpu in found),
     )
 

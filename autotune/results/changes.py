@@ -103,7 +103,9 @@ def _file(kept: Circumstances) -> tuple[str, ...]:
 def _request(kept: Circumstances) -> tuple[str, ...]:
     """Tokens and what is minimised, and what was fixed for all."""
     names = ("n_prompt", "n_gen", "n_depth", "objective")
-    said = (f"{name} {value}" for name in names if (value := _text(kept, "request", name)))
+    said = [f"{name} {value}" for name in names if (value := _text(kept, "request", name))]
+    several = _text(kept, "request", "n_parallel")
+    said += [f"n_parallel {several}"] if several not in {"", "1"} else []
     return _joined(*said), _fixed(_at(kept, "request", "parameters"))
 
 

@@ -54,30 +54,30 @@ _TIMES: Mapping[str, Kind] = {
     **_columns("float", "load_s"),
 }
 _MACHINE: Mapping[str, Kind] = {
-    **_columns("float", "foreign_cpus pressure_cpu pressure_memory pressure_io"),
+    **_columns("float", "watts foreign_cpus pressure_cpu pressure_memory pressure_io"),
     **_columns("int", "swapped_pages"),
     **_columns("float", "temperature_c clock_mhz"),
-    **_columns("int", "throttles"),
+    **_columns("int", "throttles power_limits"),
 }
 # Each follows the number of its GPU, as in gpu0_temperature_c.
 _GPU: Mapping[str, Kind] = {
-    **_columns("float", "temperature_c clock_mhz"),
+    **_columns("float", "temperature_c clock_mhz power_capped"),
     **_columns("int", "throttle_reasons foreign_processes"),
 }
 _OUTCOME: Mapping[str, Kind] = {
-    **_columns("text", "disturbed outcome message"),
+    **_columns("text", "power_limited disturbed outcome message"),
     **_columns("int", "exit_code"),
 }
 _SAMPLE: Mapping[str, Kind] = {
     **_columns("int", "repetition sample_ns"),
-    **_columns("float", "sample_ts"),
+    **_columns("float", "sample_ts sample_j"),
 }
 _RATES: Mapping[str, Kind] = {
     **_columns("list", "parts"),
     **_columns("text", "pp_test"),
-    **_columns("float", "pp_ts"),
+    **_columns("float", "pp_ts pp_tokens_per_joule"),
     **_columns("text", "tg_test"),
-    **_columns("float", "tg_ts request_s elapsed_s"),
+    **_columns("float", "tg_ts tg_tokens_per_joule request_s request_j elapsed_s"),
     **_columns("bool", "led"),
 }
 # Parameters of which a llama-bench has no column, or only that of another name.
@@ -102,14 +102,14 @@ _OWN: Mapping[Level, Mapping[str, Kind]] = {
         **_columns("text", "part"),
         **_TIMES,
         **_columns("int", "repetitions"),
-        **_columns("float", "median_ts"),
+        **_columns("float", "median_ts joules tokens_per_joule"),
     },
     "sample": {**_IDENTITY, **_columns("text", "part"), **_TIMES, **_SAMPLE},
     "trial": {**_IDENTITY, **_RATES, **_TIMES},
 }
 _AFTER: Mapping[Level, Mapping[str, Kind]] = {
     "record": {**_OUTCOME, **_columns("text", "numa"), **_columns("list", "argv")},
-    "sample": {**_columns("text", "disturbed numa"), **_columns("list", "argv")},
+    "sample": {**_columns("text", "power_limited disturbed numa"), **_columns("list", "argv")},
     "trial": {**_OUTCOME, **_columns("list", "pp_argv tg_argv")},
 }
 

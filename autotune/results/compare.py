@@ -9,7 +9,15 @@ from autotune.results.stored import Stored
 
 # What changes no number: when a file was copied, and which lcm asked for the measurements.
 HARMLESS = frozenset({"file", "lcm"})
-FIGURES = ("pp_tokens_per_s", "tg_tokens_per_s", "request_s")
+_LESS_IS_BETTER = frozenset({"request_s", "request_j"})
+FIGURES = (
+    "pp_tokens_per_s",
+    "tg_tokens_per_s",
+    "request_s",
+    "pp_tokens_per_joule",
+    "tg_tokens_per_joule",
+    "request_j",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,10 +31,11 @@ class Figure:
 
     @property
     def ratio(self) -> float | None:
-        """How many times as fast the second is, whichever way the figure counts."""
+        """How many times as fast or efficient the second is, whichever way the figure counts."""
         if not self.first or not self.second:
             return None
-        return self.first / self.second if self.name == "request_s" else self.second / self.first
+        less = self.name in _LESS_IS_BETTER
+        return self.first / self.second if less else self.second / self.first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from autotune.hardware.power_limit import limited
 from autotune.llama_cpp.records import RunFacts
 from autotune.results.columns import Row, Value
 
@@ -23,8 +24,10 @@ def conditions(run: RunFacts) -> Row:
         "pressure_io": _share("pressure_io_s", run),
         "swapped_pages": _counted("swapped_pages", run),
         "throttles": _counted("throttles", run),
+        "power_limits": _counted("power_limits", run),
         **{name: value for name, value in run.after.items() if name.endswith(_SENSORS)},
         **_of_gpus(run),
+        "power_limited": ", ".join(limited(run.before, run.after)) or None,
     }
 
 
@@ -50,6 +53,8 @@ def _of_gpus(run: RunFacts) -> dict[str, Value]:
     for name, value in run.after.items():
         if name.endswith("throttle_reasons"):
             found[name] = _all_bits([int(before.get(name, 0)), int(value)])
+        elif name.endswith("power_capped_s"):
+            found[name.removesuffix("_s")] = _share(name, run)
         elif name.endswith("foreign_processes"):
             found[name] = int(value)
     return found
@@ -99,6 +104,10 @@ _WORST: Mapping[str, Callable[[list[Any]], Value]] = {
     "pressure_io": max,
     "swapped_pages": sum,
     "throttles": sum,
+    "power_limits": sum,
+    "power_capped": max,
+    "power_limited": lambda texts: ", ".join(dict.fromkeys(", ".join(texts).split(", "))),
+    "watts": max,
     "temperature_c": max,
     "clock_mhz": min,
     "throttle_reasons": _all_bits,

@@ -15,8 +15,8 @@ from autotune.params import DEFAULTS, Params
 from autotune.results.stored import Visited
 from autotune.stats import PRIOR_SD, Comparison, compare, noise_of
 
-# What no test of llama-bench notices: its context is its own, and it has one slot.
-_UNNOTICED = frozenset({"n_ctx", "n_parallel", "kv_unified", "cache_ram"})
+# What no test notices; llama-bench's context is its own.
+_UNNOTICED = frozenset({"n_ctx", "cache_ram"})
 # A token is generated in a batch of its own, by the threads that are for that.
 _UNNOTICED_BY = {
     "pp": frozenset({"n_threads"}),

@@ -5,21 +5,29 @@ whatever ends a night, all that had been measured is there. A last line that a c
 is passed over, and taken away by the session that goes on.
 """
 
-import json
+import errno
 import os
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
-from typing import Any, Self, TypeAlias
+from typing import Any, BinaryIO, Self, TypeAlias, TypeVar, get_type_hints
 
+from autotune import files, json_text
 from autotune.errors import SurroundingsError
-from autotune.llama_cpp.records import Outcome, outcome_from_json, outcome_to_json
+from autotune.llama_cpp.records import Measurement, Outcome, outcome_from_json, outcome_to_json
 from autotune.params import Params, params_from_json, params_to_json
+from autotune.results.typed import typed
 
 FORMAT_VERSION = 1
 # A record with everything that llama-bench has said is a few kilobytes.
 _LONGEST_LINE = 1 << 20
+# Ten thousand trials take 50 MB in the file and 80 MB in memory, because most of what they say is
+# the same. What takes more is no journal.
+MOST_BYTES = 1 << 26
+MOST_MEMORY_BYTES = 160 << 20
+_MOST_NAMES = 2000  # Of fields, in all records; each is a column of a table.
+_LONGEST_S = 1e10  # Some centuries.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,6 +62,7 @@ class Trial:
     seconds: float | None  # Of a request, with what was known then; None: a part was not.
     disturbed: str  # What else the machine did meanwhile; "" if nothing.
     elapsed_s: float  # Of the study, at its end.
+    joules: float | None = None  # Of such a request; None: not told.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +73,8 @@ class Incumbent:
     params: Params
     seconds: float  # Of a request.
     baseline_s: float
+    joules: float | None = None  # Of a request; None: not told.
+    baseline_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,7 +114,7 @@ class Journal:
         Raises:
             SurroundingsError: it cannot be written; what was written before is kept.
         """
-        line = (json.dumps(_to_json(entry), allow_nan=False) + "\n").encode()
+        line = (json_text.dumps(_to_json(entry)) + "\n").encode()
         try:
             while line:
                 line = line[self._file.write(line) :]
@@ -114,7 +125,7 @@ class Journal:
     def _unwritable(self, error: OSError) -> SurroundingsError:
         return SurroundingsError(
             f"{self._path} cannot be written: {error.strerror}",
-            hint="make room there; then --resume goes on with what was measured",
+            hint="make room there",
         )
 
 
@@ -131,25 +142,35 @@ def read_journal(path: Path) -> Contents:
 
     Raises:
         FileNotFoundError: there is none.
-        SurroundingsError: it cannot be read.
+        SurroundingsError: it cannot be read, or is larger than any.
     """
+    entries: list[Entry] = []
+    damaged, left, shared = 0, MOST_BYTES, _Shared()
     try:
-        lines = path.read_bytes().split(b"\n")
+        with files.open_regular(path) as file:
+            for line in _lines(file):
+                left -= len(line)
+                if left < 0:
+                    raise files.too_large(path, MOST_BYTES)
+                entry = _read(line)
+                if entry:
+                    entries.append(shared.entry(entry))
+                # After the last newline comes nothing, or what a crash or a writer has left.
+                elif line.endswith(b"\n") and line != b"\n":
+                    damaged += 1
     except FileNotFoundError:
         raise
     except OSError as error:
         raise SurroundingsError(
-            f"{path} cannot be read: {error.strerror}", hint="see its permissions"
+            f"{path} cannot be read: {error.strerror}", hint="is it a journal of lcm?"
         ) from error
-    *whole, last = lines
-    found = [_read(line) for line in whole if line]
-    entries = [entry for entry in found if entry]
-    damaged = len(found) - len(entries)
-    # After the last newline comes nothing, or what a crash or a writer has left unfinished.
-    unfinished = _read(last)
-    if unfinished:
-        entries.append(unfinished)
     return Contents(entries=tuple(entries), damaged=damaged)
+
+
+def _lines(file: BinaryIO) -> Iterator[bytes]:
+    """Each line with its end; one that is longer than any comes in parts that nobody can read."""
+    while line := file.readline(_LONGEST_LINE):
+        yield line
 
 
 def _end_the_last_line(file: FileIO) -> None:
@@ -179,18 +200,108 @@ def _fields(entry: Entry) -> Iterator[tuple[str, Any]]:
 
 def _read(line: bytes) -> Entry | None:
     try:
-        kept = json.loads(line)
+        kept = json_text.loads(line)
         kind = _TYPES[kept.pop("type")]
-        for name, reader in _READERS.items():
-            if name in kept:
-                kept[name] = reader(kept[name])
-        return kind(**kept)
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        hints = _HINTS[kind]
+        fields: dict[str, Any] = {n: _value(n, value, hints[n]) for n, value in kept.items()}
+        return kind(**fields)
+    except (ValueError, TypeError, KeyError, AttributeError):
         return None
+
+
+_HINTS = {kind: get_type_hints(kind) for kind in _TYPES.values()}
+
+
+def _value(name: str, value: Any, hint: object) -> object:  # noqa: ANN401 - out of JSON
+    """A field's value, held against its type: files are changed by hand."""
+    if name in _READERS:
+        return _READERS[name](value)
+    fitting = typed(value, hint)
+    least = _LEAST_S.get(name)
+    if least is not None and fitting is not None and not least <= fitting < _LONGEST_S:
+        raise ValueError(f"{name} is {fitting}")
+    return fitting
+
+
+def _evidence(value: object) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("evidence is no object")
+    return value
 
 
 _READERS: Mapping[str, Callable[[Any], object]] = {
     "params": params_from_json,
     "outcome": outcome_from_json,
-    "parts": tuple,
+    "evidence": _evidence,
 }
+_LEAST_S = {"at": 0.0, "elapsed_s": 0.0, "seconds": 1e-12, "baseline_s": 1e-12}
+_LEAST_S |= dict.fromkeys(("joules", "baseline_j"), 1e-12)
+
+_One = TypeVar("_One", bound=Hashable)
+
+
+class _Shared:
+    """Keeps once what thousands of entries repeat: names of fields, words, configurations.
+
+    Counts what is kept, about as CPython does, and raises an OSError where that is too much.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[Any, Any] = {}
+        self._names: set[str] = set()
+        self._left = MOST_MEMORY_BYTES
+
+    def entry(self, entry: Entry) -> Entry:
+        self._left -= _ENTRY_BYTES
+        if isinstance(entry, Record):
+            entry = replace(entry, outcome=self._outcome(entry.outcome))
+        elif isinstance(entry, Trial | Incumbent):
+            entry = replace(entry, params=self._one(entry.params))
+        elif isinstance(entry, Evidence):
+            entry = Evidence(evidence=self._value(dict(entry.evidence)))
+        if self._left < 0:
+            limit = MOST_MEMORY_BYTES >> 20
+            raise OSError(errno.EFBIG, f"what it says takes more than {limit} MiB of memory")
+        if len(self._names) > _MOST_NAMES:
+            raise OSError(errno.EFBIG, f"its records have more than {_MOST_NAMES:,} fields")
+        return entry
+
+    def _outcome(self, outcome: Outcome) -> Outcome:
+        run = replace(
+            outcome.run,
+            argv=self._one(tuple(map(self._one, outcome.run.argv))),
+            before=self._value(dict(outcome.run.before)),
+            after=self._value(dict(outcome.run.after)),
+        )
+        params, test = self._one(outcome.params), self._one(outcome.test)
+        if isinstance(outcome, Measurement):
+            record = self._value(dict(outcome.record))
+            self._left -= _VALUE_BYTES * len(outcome.samples_ns)
+            self._names.update(record, run.before, run.after)
+            return replace(outcome, run=run, params=params, test=test, record=record)
+        tail = tuple(map(self._one, outcome.stderr_tail))
+        return replace(outcome, run=run, params=params, test=test, stderr_tail=tail)
+
+    def _value(self, value: Any) -> Any:  # noqa: ANN401 - out of JSON
+        """The same, of shared parts."""
+        if isinstance(value, str):
+            return self._one(value)
+        self._left -= _VALUE_BYTES
+        if isinstance(value, dict):
+            self._left -= _OBJECT_BYTES + _VALUE_BYTES * len(value)
+            return {self._one(key): self._value(inner) for key, inner in value.items()}
+        if isinstance(value, list):
+            self._left -= _LIST_BYTES
+            return [self._value(inner) for inner in value]
+        return value
+
+    def _one(self, value: _One) -> _One:
+        known: _One | None = self._known.get(value)
+        if known is not None:
+            return known
+        self._known[value] = value
+        self._left -= _ENTRY_BYTES + (len(value) if isinstance(value, str | tuple) else 0)
+        return value
+
+
+_ENTRY_BYTES, _OBJECT_BYTES, _LIST_BYTES, _VALUE_BYTES = 200, 200, 64, 40

@@ -6,21 +6,22 @@ changed there is none: what was measured elsewhere is not passed off as measured
 
 import contextlib
 import hashlib
-import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, get_type_hints
+from typing import Any, NamedTuple, TypeAlias, get_type_hints
 
+from autotune import files, json_text
 from autotune.errors import ConfigError, SurroundingsError
 from autotune.hardware import Hardware
 from autotune.model import Model
-from autotune.params import Params, params_to_json
+from autotune.params import Params, checked, params_to_json
 from autotune.results.typed import typed
 
 FORMAT_VERSION = 1
+MOST_BYTES = 1 << 18  # A profile is a few hundred.
 
 _GIB = 1 << 30
 
@@ -36,16 +37,21 @@ class Profile:
     model_digest: str = ""  # What tells models of one name apart.
     machine: str = ""  # `machine_digest`: profiles of one machine are seeds for each other.
     verdict: str = ""  # better, not shown, worse; "" where it was not verified.
-    ratio: float | None = None  # How many times as fast as llama.cpp's defaults, with its interval.
+    # How many times as fast, or as efficient, as llama.cpp's defaults, with its interval.
+    ratio: float | None = None
     low: float | None = None
     high: float | None = None
     workload: str = ""
+    objective: str = "request"  # Of the workload: what was minimised.
     study: str = ""  # The folder that holds the rest.
     format_version: int = FORMAT_VERSION
 
     @property
     def is_slower(self) -> bool:
-        """Than llama.cpp's defaults, as `lcm verify` has shown: no search ships what is."""
+        """Or less efficient than llama.cpp's defaults, as `lcm verify` has shown.
+
+        No search ships what is.
+        """
         return self.high is not None and self.high < 1
 
 
@@ -106,7 +112,7 @@ def model_digest(model: Model) -> str:
 
 
 def _digest(facts: list[object]) -> str:
-    text = json.dumps(facts).encode("utf-8", "surrogatepass")
+    text = json_text.dumps(facts).encode()
     return hashlib.sha256(text).hexdigest()[:24]
 
 
@@ -179,19 +185,17 @@ def load(path: Path) -> Profile:
         ConfigError: it is no profile, or one of a later version; the message names the key.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        content = files.read(path, MOST_BYTES)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise SurroundingsError(
-            f"the profile {path} cannot be read: {error.strerror}", hint="see its permissions"
+            f"the profile {path} cannot be read: {error.strerror}", hint="is it a profile of lcm?"
         ) from error
-    except ValueError as error:
-        raise _bad(path, "it is not UTF-8") from error
     try:
-        kept = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise _bad(path, "it is not JSON") from error
+        kept = json_text.loads(content)
+    except ValueError as error:
+        raise _bad(path, f"it is not JSON: {error}") from error
     if not isinstance(kept, dict):
         raise _bad(path, "it is not an object")
     if kept.get("format_version") != FORMAT_VERSION:
@@ -220,7 +224,7 @@ def save(path: Path, profile: Profile) -> None:
         SurroundingsError: the folder or the file cannot be written.
     """
     kept = {**asdict(profile), "params": params_to_json(profile.params)}
-    text = json.dumps(kept, indent=2) + "\n"
+    text = json_text.dumps(kept, indent=2) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text)
@@ -231,7 +235,17 @@ def save(path: Path, profile: Profile) -> None:
         ) from error
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
+Content: TypeAlias = str | bytes | Iterable[str]  # In one piece, or in lines.
+
+
+def in_parts(content: Content) -> Iterable[bytes]:
+    """The bytes of a content, one part after the other."""
+    if isinstance(content, bytes):
+        return (content,)
+    return (part.encode() for part in ((content,) if isinstance(content, str) else content))
+
+
+def write_whole(path: Path, content: Content) -> None:
     """Replace a file at once: a reader finds the old content or the new, also after a crash.
 
     It has the permissions of the old one, or those of any new file of this user.
@@ -240,7 +254,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
     beside.unlink(missing_ok=True)  # Of a process that had our number, and has died.
     try:
         with beside.open("xb") as file:
-            file.write(content.encode() if isinstance(content, str) else content)
+            file.writelines(in_parts(content))
             file.flush()
             os.fsync(file.fileno())
         if path.exists():
@@ -270,7 +284,10 @@ def _params(path: Path, kept: object) -> Params:
             values[key] = typed(value, hints[key])
         except TypeError as error:
             raise _bad(path, f"params.{key} is {error}") from None
-    return Params(**values)
+    try:
+        return checked(Params(**values))
+    except ValueError as error:
+        raise _bad(path, f"params.{error}") from None
 
 
 def _bad(path: Path, what: str) -> ConfigError:

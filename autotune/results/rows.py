@@ -18,20 +18,21 @@ MEASURED, DROPPED = "measured", "dropped"  # Outcomes; the others are the kinds 
 
 def rows(stored: Stored, level: Level) -> list[Row]:
     """Every row of a study at a level, in the order in which it was measured."""
+    return list(each_row(stored, level))
+
+
+def each_row(stored: Stored, level: Level) -> Iterator[Row]:
+    """The same one after the other: together they take several times the memory of a study."""
     if level == "trial":
-        return list(_trial_rows(stored))
+        yield from _trial_rows(stored)
+        return
     trials: dict[int | None, Trial] = {one.trial.number: one.trial for one in stored.visited}
-    found = (
-        record_row(stored.folder, order, record, trials.get(record.trial))
-        for order, record in enumerate(stored.records)
-    )
-    if level == "record":
-        return list(found)
-    return [
-        row
-        for record, of_record in zip(stored.records, found, strict=True)
-        for row in _sample_rows(record.outcome, of_record)
-    ]
+    for order, record in enumerate(stored.records):
+        row = record_row(stored.folder, order, record, trials.get(record.trial))
+        if level == "record":
+            yield row
+        else:
+            yield from _sample_rows(record.outcome, row)
 
 
 def record_row(folder: Folder, order: int, record: Record, trial: Trial | None) -> Row:
@@ -50,18 +51,18 @@ def record_row(folder: Folder, order: int, record: Record, trial: Trial | None) 
         "model": _text(folder.model),
         "trial": record.trial,
         **(_of_trial(trial) if trial else {}),
-        "part": record.part,
+        "part": record.part and _text(record.part),
         "order": order,
         **conditions(outcome.run),
         **_of_outcome(outcome),
-        "numa": outcome.params.numa,
+        "numa": outcome.params.numactl or outcome.params.numa,
         "argv": [_text(word) for word in outcome.run.argv] or None,
     }
 
 
 def _of_trial(trial: Trial) -> Row:
     return {
-        "kind": trial.kind,
+        "kind": _text(trial.kind),
         "source": _text(trial.source),
         "disturbed": _text(trial.disturbed) or None,
     }
@@ -71,7 +72,7 @@ def _of_llama_bench(outcome: Outcome) -> Row:
     """As it printed it; of a failure, what it was asked for."""
     if isinstance(outcome, Measurement):
         return {
-            of_llama_bench(name): _spelled(value)
+            of_llama_bench(_text(name)): _spelled(value)
             for name, value in outcome.record.items()
             if name not in SAMPLES
         }
@@ -104,7 +105,7 @@ def _of_params(params: Params) -> dict[str, Value]:
     return {
         field.name: _spelled_param(field.name, value)
         for field in fields(Params)
-        if (value := getattr(params, field.name)) is not None
+        if field.name != "numactl" and (value := getattr(params, field.name)) is not None
     }
 
 
@@ -126,6 +127,9 @@ def _of_outcome(outcome: Outcome) -> Row:
             "outcome": MEASURED,
             "repetitions": len(outcome.samples_ns),
             "median_ts": outcome.median_ts,
+            "joules": outcome.joules,
+            "tokens_per_joule": outcome.tokens_per_joule,
+            "watts": outcome.watts,
         }
     return _of_failure(outcome)
 
@@ -141,11 +145,12 @@ def _of_failure(failure: Failure) -> Row:
 def _sample_rows(outcome: Outcome, of_record: Row) -> Iterator[Row]:
     if isinstance(outcome, Failure):
         return
-    ours = {"repetitions", "median_ts", "outcome"}
+    ours = {"repetitions", "median_ts", "joules", "tokens_per_joule", "outcome"}
     shared = {name: value for name, value in of_record.items() if name not in ours}
-    samples = zip(outcome.samples_ns, outcome.samples_ts, strict=True)
-    for repetition, (ns, ts) in enumerate(samples, start=1):
-        yield {**shared, "repetition": repetition, "sample_ns": ns, "sample_ts": ts}
+    joules = outcome.samples_j or (None,) * len(outcome.samples_ns)
+    samples = zip(outcome.samples_ns, outcome.samples_ts, joules, strict=True)
+    for repetition, (ns, ts, j) in enumerate(samples, start=1):
+        yield {**shared, "repetition": repetition, "sample_ns": ns, "sample_ts": ts, "sample_j": j}
 
 
 def _trial_rows(stored: Stored) -> Iterator[Row]:
@@ -158,14 +163,20 @@ def _trial_rows(stored: Stored) -> Iterator[Row]:
             "model": _text(stored.folder.model),
             "trial": trial.number,
             **_of_trial(trial),
-            "parts": list(trial.parts),
+            "parts": [_text(part) for part in trial.parts],
             **_of_parts(visited),
             "request_s": trial.seconds,
+            "request_j": trial.joules,
             "elapsed_s": trial.elapsed_s,
             "led": trial.params in leaders,
             "order": order,
             **_together(visited),
         }
+
+
+def _conditions(outcome: Outcome) -> Row:
+    watts = outcome.watts if isinstance(outcome, Measurement) else None
+    return {**conditions(outcome.run), "watts": watts}
 
 
 def _of_parts(visited: Visited) -> Row:
@@ -176,6 +187,7 @@ def _of_parts(visited: Visited) -> Row:
         found[f"{part}_argv"] = [_text(word) for word in outcome.run.argv] or None
         if isinstance(outcome, Measurement):
             found[f"{part}_ts"] = outcome.median_ts
+            found[f"{part}_tokens_per_joule"] = outcome.tokens_per_joule
     return found
 
 
@@ -186,6 +198,6 @@ def _together(visited: Visited) -> Row:
         return {"outcome": DROPPED}
     failure = next((one for one in outcomes if isinstance(one, Failure)), None)
     return {
-        **worst(conditions(outcome.run) for outcome in outcomes),
+        **worst(_conditions(outcome) for outcome in outcomes),
         **(_of_failure(failure) if failure else {"outcome": MEASURED}),
     }

@@ -1,11 +1,11 @@
 """A study as it is kept, read whole: what every export, report and comparison is made of."""
 
 import contextlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from autotune import files, json_text
 from autotune.errors import ConfigError, SurroundingsError
 from autotune.llama_cpp.records import Measurement
 from autotune.results.journal import (
@@ -17,8 +17,11 @@ from autotune.results.journal import (
     Trial,
     read_journal,
 )
+from autotune.results.kept_shapes import checked_evidence, known_environment
 from autotune.results.profile import Profile, load
 from autotune.results.studies import Folder
+
+MOST_BYTES = 1 << 20  # environment.json is a few thousand; a model has at most some hundred files.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +51,12 @@ class Stored:
     profile: Profile | None
     damaged: int = 0  # Lines of the journal that could not be read.
 
+    @property
+    def objective(self) -> str:
+        """What was minimised: the seconds of a request or a part of it, or "efficiency"."""
+        asked = (self.evidence or {}).get("workload") or self.environment.get("request") or {}
+        return str(asked.get("objective", "request"))
+
 
 def read_study(folder: Folder) -> Stored:
     """Read a study of format 2, finished or not.
@@ -70,7 +79,7 @@ def stored(folder: Folder, entries: Sequence[Entry], *, damaged: int = 0) -> Sto
         records=records,
         visited=_visited(entries, records),
         incumbents=tuple(entry for entry in entries if isinstance(entry, Incumbent)),
-        evidence=last_evidence(entries),
+        evidence=checked_evidence(last_evidence(entries)),
         profile=_profile(folder),
         damaged=damaged,
     )
@@ -109,10 +118,8 @@ def _visited(entries: Sequence[Entry], records: Sequence[Record]) -> tuple[Visit
 
 def environment_of(folder: Folder) -> Mapping[str, Any]:
     """Under which circumstances it was measured; empty where that is not known."""
-    with contextlib.suppress(OSError, ValueError, RecursionError):
-        kept = json.loads(folder.environment.read_text(encoding="utf-8"))
-        if isinstance(kept, dict):
-            return kept
+    with contextlib.suppress(OSError, ValueError):
+        return known_environment(json_text.loads(files.read(folder.environment, MOST_BYTES)))
     return {}
 
 

@@ -12,7 +12,6 @@
 """
 
 import contextlib
-import json
 import os
 import re
 import time
@@ -22,6 +21,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO, Any, Literal, get_type_hints
 
+from autotune import files, json_text
 from autotune.errors import ConfigError, SurroundingsError
 from autotune.results.profile import results_folder, write_whole
 from autotune.results.typed import typed
@@ -33,6 +33,12 @@ if os.name == "posix":
 # 2: the files above. Both are read; a study of format 1 that is resumed becomes one of format 2.
 FORMAT_VERSION = 2
 READABLE_VERSIONS = (1, 2)
+MOST_BYTES = 1 << 18  # study.json is a few hundred.
+# Every file that is written into a study; a link would lead the writing out of its folder.
+_WRITTEN = (
+    *("study.json", "environment.json", "journal.jsonl", "records.csv", "study.db"),
+    *("study.db-journal", "study.db-wal", "study.db-shm", "profile.json", "report.html", "lock"),
+)
 # The study that was begun last, verifications aside, wherever a study is to be named.
 LATEST = "latest"
 
@@ -58,6 +64,7 @@ class Folder:
     ratio: float | None = None  # How many times as fast as llama.cpp's defaults.
     low: float | None = None
     high: float | None = None
+    fleet: str = ""  # Of the shared study that was measured for; written only where there is one.
 
     @property
     def name(self) -> str:
@@ -124,11 +131,13 @@ class Folder:
         """
         kept = {**asdict(self), "format_version": FORMAT_VERSION}
         del kept["path"]
+        if not self.fleet:
+            del kept["fleet"]
         self._write(self.path / "study.json", kept)
 
     def _write(self, file: Path, kept: Mapping[str, Any]) -> None:
         try:
-            write_whole(file, json.dumps(kept, indent=2) + "\n")
+            write_whole(file, json_text.dumps(kept, indent=2) + "\n")
         except OSError as error:
             raise SurroundingsError(
                 f"{self.path} cannot be written: {error.strerror}", hint="make room there"
@@ -197,6 +206,12 @@ def unfinished(
     return max(found, key=lambda folder: folder.started, default=None)
 
 
+def shared_folder(name: str, environ: Mapping[str, str] | None = None) -> Folder | None:
+    """The newest folder of this machine's part in a shared study that was not finished."""
+    found = [f for f in all_folders(environ) if f.fleet == name and f.state == "interrupted"]
+    return max(found, key=lambda folder: folder.started, default=None)
+
+
 def studies_folder(environ: Mapping[str, str] | None = None) -> Path:
     """Where all studies are."""
     return results_folder(environ) / "studies"
@@ -218,7 +233,9 @@ def unreadable_folders(environ: Mapping[str, str] | None = None) -> list[Path]:
 
 
 def _paths(environ: Mapping[str, str] | None) -> list[Path]:
-    return [file.parent for file in studies_folder(environ).glob("*/study.json")]
+    """Not those that are links: what is written into a study must stay in this folder."""
+    files_ = studies_folder(environ).glob("*/study.json")
+    return [file.parent for file in files_ if not file.parent.is_symlink()]
 
 
 def read_folder(path: Path) -> Folder:
@@ -230,19 +247,23 @@ def read_folder(path: Path) -> Folder:
     """
     file = path / "study.json"
     try:
-        kept = json.loads(file.read_text(encoding="utf-8"))
+        kept = json_text.loads(files.read(file, MOST_BYTES))
+        strange = next((name for name in _WRITTEN if not files.is_own(path / name)), None)
     except OSError as error:
         raise SurroundingsError(
             f"{path} is no study: its study.json cannot be read: {error.strerror}",
             hint="lcm results list names those there are",
         ) from error
-    except (ValueError, RecursionError) as error:
-        raise _bad(file, "it is not JSON") from error
+    except ValueError as error:
+        raise _bad(file, f"it is not JSON: {error}") from error
+    if strange:
+        raise _bad(path / strange, "it is no regular file of the study's own")
     version = kept.pop("format_version", None) if isinstance(kept, dict) else None
     if version not in READABLE_VERSIONS:
         raise _bad(file, f"its format is {version!r}, and this lcm reads {READABLE_VERSIONS}")
     hints = get_type_hints(Folder)
     try:
+        del hints["path"]
         facts = {name: typed(value, hints[name]) for name, value in kept.items()}
         folder = Folder(path=path, **facts)
     except KeyError as error:
@@ -302,8 +323,7 @@ def written_by_one(folder: Folder) -> Iterator[None]:
     """
     with ExitStack() as stack:
         try:
-            file = stack.enter_context((folder.path / "lock").open("w"))
-            _lock(file)
+            _lock(stack.enter_context(_lock_file(folder.path, os.O_CREAT | os.O_RDWR)))
         except BlockingIOError:
             raise ConfigError(
                 f"another lcm is writing the study {folder.path}",
@@ -315,6 +335,13 @@ def written_by_one(folder: Folder) -> Iterator[None]:
                 hint="see its permissions, or name another folder: --results-dir",
             ) from error
         yield
+
+
+def _lock_file(path: Path, flags: int) -> IO[str]:
+    """Open a study's lock, and neither what it links to nor a pipe that nobody writes into."""
+    careful = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    number = os.open(path / "lock", flags | careful, 0o666)
+    return os.fdopen(number, "r+" if flags & os.O_RDWR else "r")
 
 
 def _lock(file: IO[str]) -> None:
@@ -333,7 +360,7 @@ def _is_written(path: Path) -> bool:
     if os.name != "posix":
         return True
     try:
-        with (path / "lock").open() as file:
+        with _lock_file(path, os.O_RDONLY) as file:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return True

@@ -13,11 +13,11 @@ from autotune.results.columns import Row, Value, columns
 from autotune.results.journal import Entry, Record, Trial
 from autotune.results.profile import write_whole
 from autotune.results.rows import record_row, rows
-from autotune.results.stored import stored
-from autotune.results.studies import Folder
+from autotune.results.stored import Stored
 
 # What makes a spreadsheet take a cell for a formula (OWASP, "CSV Injection").
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+# The last four are the same in full width, which some spreadsheets fold.
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 def cell(value: Value) -> Value:
@@ -26,8 +26,8 @@ def cell(value: Value) -> Value:
     return f"'{text}" if isinstance(text, str) and text.startswith(_FORMULA) else text
 
 
-def _lines(of_cells: Iterable[Sequence[Value]]) -> str:
-    """All text is quoted, so that none is taken for something else."""
+def lines(of_cells: Iterable[Sequence[Value]]) -> str:
+    """Rows as CSV; all text is quoted, so that none is taken for something else."""
     text = io.StringIO()
     writer = csv.writer(text, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n")
     writer.writerows([cell(value) for value in cells] for cells in of_cells)
@@ -41,14 +41,13 @@ class Table:
     so a row that a crash has torn or left out is there again.
 
     Args:
-        folder: of the study; its lock is held.
-        known: what the journal has already.
+        known: the study by what its journal has already; its lock is held.
     """
 
-    def __init__(self, folder: Folder, known: Sequence[Entry] = ()) -> None:
-        self._folder = folder
-        self._path = folder.path / "records.csv"
-        self._known = rows(stored(folder, known), "record")
+    def __init__(self, known: Stored) -> None:
+        self._folder = known.folder
+        self._path = known.folder.path / "records.csv"
+        self._known = rows(known, "record")
         self._n_records = len(self._known)
         self._waiting: list[tuple[int, Record]] = []
         self._names: list[str] = []
@@ -96,7 +95,7 @@ class Table:
         if self._file is None:
             self._begin(found)
             return
-        text = _lines(self._cells(found)).encode()
+        text = lines(self._cells(found)).encode()
         try:
             while text:
                 text = text[self._file.write(text) :]
@@ -108,7 +107,7 @@ class Table:
         """The columns are known with the first rows: they name the fields of this build."""
         self._names = list(columns("record", found))
         try:
-            write_whole(self._path, _lines([self._names, *self._cells(found)]))
+            write_whole(self._path, lines([self._names, *self._cells(found)]))
             self._file = self._path.open("ab", buffering=0)
         except OSError as error:
             raise self._unwritable(error) from error
@@ -119,5 +118,5 @@ class Table:
     def _unwritable(self, error: OSError) -> SurroundingsError:
         return SurroundingsError(
             f"{self._path} cannot be written: {error.strerror}",
-            hint="make room there; then --resume goes on with what was measured",
+            hint="make room there",
         )

@@ -22,7 +22,7 @@ def typed(value: object, hint: Any) -> Any:  # noqa: ANN401 - any type hint, and
     elif origin in (tuple, list):
         if isinstance(value, list):
             return _each(value, hint)
-    elif type(value) is hint:
+    elif type(value) is hint or (get_origin(hint) is dict and isinstance(value, dict)):
         return value
     elif hint is float and type(value) is int:
         return float(value)

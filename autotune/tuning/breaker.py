@@ -33,10 +33,11 @@ class Breaker:
 
     def explained(self) -> CouldNotMeasure:
         """What has happened, for the user."""
-        failure = self._alike[-1]
+        failure, times = self._alike[-1], len(self._alike)
+        often = f" {times} times in a row in the same way" if times > 1 else ""
         return could_not_measure(
-            f"llama-bench failed {len(self._alike)} times in a row in the same way, "
-            f"{failure.kind}: {failure.message}; now llama.cpp's defaults fail too",
+            f"llama-bench failed{often}, {failure.kind}: {failure.message}; "
+            "now llama.cpp's defaults fail too",
             failure,
         )
 

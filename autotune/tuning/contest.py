@@ -15,7 +15,7 @@ from autotune.tuning.verify import LEAST_ROUNDS, round_s
 from autotune.tuning.visits import Kind, Reading, Visit
 from autotune.tuning.workload import Value
 
-# A challenger must look this much faster to be worth leaving what is nearer the defaults.
+# A challenger must look this much better to be worth leaving what is nearer the defaults.
 WORTH = 0.005
 # What a load of the model, or another visit, is worth spending for.
 GAIN_THAT_COUNTS = 0.01
@@ -44,10 +44,10 @@ class Contest:
         self.space = space
         self.parts = self.known.objective.parts
 
-    def seconds(self, params: Params) -> float:
+    def cost(self, params: Params) -> float:
         """What a request is believed to take; infinite where that is unknown."""
-        seconds = self.known.seconds(params)
-        return math.inf if seconds is None else seconds
+        cost = self.known.cost(params)
+        return math.inf if cost is None else cost
 
     def visit(
         self,
@@ -73,13 +73,13 @@ class Contest:
         self.reserve()
         return readings
 
-    def has_lost(self, visit: Visit, part: Part, seconds: float) -> bool:
+    def has_lost(self, visit: Visit, part: Part, cost: float) -> bool:
         """With this part, the other cannot make good what was lost."""
-        best, total = self.seconds(self.incumbent), seconds
+        best, total = self.cost(self.incumbent), cost
         for other in self.parts:
             if other != part:
-                known = self.known.part_seconds(visit.params, other)
-                total += known or self.known.part_seconds(self.incumbent, other) or 0.0
+                known = self.known.part_cost(visit.params, other)
+                total += known or self.known.part_cost(self.incumbent, other) or 0.0
         return total > best * (1 + _LOST_BY)
 
     def is_new(self, params: Params | None) -> bool:
@@ -90,13 +90,13 @@ class Contest:
             and self.memory.fits(params)
             and not self.known.has_failed(params)
             and not self.known.has_lost(params)
-            and self.known.seconds(params) is None
+            and self.known.cost(params) is None
         )
 
     def consider(self, *challengers: Params) -> None:
         """Make the best of them the incumbent, if it is worth leaving this one."""
-        best = min(challengers, key=self.seconds, default=self.incumbent)
-        if self.seconds(best) < self.seconds(self.incumbent) * (1 - WORTH):
+        best = min(challengers, key=self.cost, default=self.incumbent)
+        if self.cost(best) < self.cost(self.incumbent) * (1 - WORTH):
             self._promote(best)
 
     def challenge(self, challenger: Params) -> None:
@@ -113,12 +113,15 @@ class Contest:
 
     def _promote(self, challenger: Params) -> None:
         self.incumbent = challenger
+        seconds, baseline_s = map(self.known.seconds, (challenger, self.baseline))
         self.lab.tell(
             events.NewIncumbent(
                 params=challenger,
-                seconds=self.seconds(challenger),
-                baseline_s=self.seconds(self.baseline),
+                seconds=math.inf if seconds is None else seconds,
+                baseline_s=math.inf if baseline_s is None else baseline_s,
                 elapsed_s=self.lab.elapsed_s,
+                joules=self.known.joules(challenger),
+                baseline_j=self.known.joules(self.baseline),
             )
         )
 
@@ -134,13 +137,13 @@ class Contest:
         return load_s > self.lab.cost_s([visit]) / 2
 
     def total(self, readings: Sequence[Reading]) -> float | None:
-        """Seconds of a request by these readings alone; None where a part is in none of them."""
+        """The cost of a request by these readings alone; None where a part is in none of them."""
         objective, total = self.known.objective, 0.0
         for part in self.parts:
             measured = [m for r in readings if (m := r.measured(part))]
-            if not measured:
+            each = [c for m in measured if (c := objective.part_cost(part, m)) is not None]
+            if not each:
                 return None
-            each = [objective.part_seconds(part, m.samples_ns) for m in measured]
             total += math.exp(sum(map(math.log, each)) / len(each))
         return total
 
@@ -148,15 +151,17 @@ class Contest:
         """Keep time for the verification: enough pairs for the gain that is seen so far."""
         lab = self.lab
         budget_s = lab.limits.budget_s
-        if budget_s is None or self.known.seconds(self.baseline) is None:
+        if budget_s is None or self.known.cost(self.baseline) is None:
             return
         repeats = lab.watch.repeats(lab.elapsed_s)
         pair_s = repeats * round_s(lab, self.baseline, [self.incumbent])
-        gain = math.log(self.seconds(self.baseline) / self.seconds(self.incumbent))
+        gain = math.log(self.cost(self.baseline) / self.cost(self.incumbent))
         wanted_s = (pairs_for(gain, self.known.noise()) + 0.5) * pair_s
         # Where some rounds will not count, more than the least have to fit.
         least_s = (LEAST_ROUNDS + (2.5 if repeats > _BUSY else 0.5)) * pair_s
         most_s = min(max(_SHARE * budget_s, least_s), _MOST_SHARE * budget_s)
+        if self.incumbent == self.baseline:
+            wanted_s = least_s  # There is nothing to verify yet, and time to find something.
         lab.reserved_s = min(max(wanted_s, least_s), most_s)
 
 

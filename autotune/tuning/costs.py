@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
-from autotune.llama_cpp import grids
+from autotune.llama_cpp import batches, grids
+from autotune.llama_cpp.batches import Batch
 from autotune.llama_cpp.grids import CONTEXT_FIELDS, Trial
 from autotune.params import Params
 from autotune.tuning.knowledge import Knowledge
@@ -42,7 +43,20 @@ class Costs:
 
     def of(self, trials: Sequence[Trial], repetitions: int) -> float:
         """Seconds that some trials take, in as few loads of the model as they take."""
+        if self._knowledge.objective.n_parallel > 1:
+            return sum(self._batch_s(batch, repetitions) for batch in batches.split(trials))
         return sum(self._run_s(run, repetitions) for run in self.runs(trials))
+
+    def _batch_s(self, batch: Batch, repetitions: int) -> float:
+        """Of llama-batched-bench, which computes the prompts of whatever it generates after."""
+        objective, once = self._knowledge.objective, 0.0
+        for entry in batch.entries:
+            params = entry.trials[0].params
+            wave_s = self._part_s(params, "pp") * batch.n_prompt / objective.n_prompt
+            if any(trial.test.n_gen for trial in entry.trials):
+                wave_s += self._part_s(params, "tg") * batch.n_gen / objective.n_gen
+            once += wave_s / entry.waves
+        return self.load_s() + repetitions * once
 
     def _run_s(self, trials: Sequence[Trial], repetitions: int) -> float:
         tests = sum(self.trial_s(trial, repetitions) for trial in trials)
@@ -52,14 +66,17 @@ class Costs:
         """Seconds of one test, its warm-up and the filling of its depth included."""
         part: Part = "pp" if trial.test.n_prompt else "tg"
         objective, test = self._knowledge.objective, trial.test
-        once = self._request_s(trial.params, part) * test.n_tokens / objective.tokens(part)
+        once = self._part_s(trial.params, part) * test.n_tokens / objective.tokens(part)
         warmup = once if part == "pp" else once / test.n_tokens
         depth = 0.0
         if test.n_depth and self._rates["pp"]:
             depth = test.n_depth * statistics.median(self._rates["pp"]) / objective.n_prompt
         return repetitions * once + warmup + depth
 
-    def _request_s(self, params: Params, part: Part) -> float:
+    def _part_s(self, params: Params, part: Part) -> float:
+        """Seconds that a part takes of a request, or of all of them at once."""
+        if part not in self._knowledge.objective.parts:
+            return 0.0
         known = self._knowledge.part_seconds(params, part)
         if known is not None:
             return known
@@ -73,6 +90,8 @@ class Costs:
         on its own, so that an order of A B B A stays one grid, or with tests added that nobody
         asked for: a load of a large model takes as long as ten tests.
         """
+        if self._knowledge.objective.n_parallel > 1:
+            return [batch.trials for batch in batches.split(trials)]
         by_load: dict[Params, list[Trial]] = {}
         for trial in trials:
             by_load.setdefault(grids.model_params(trial.params), []).append(trial)

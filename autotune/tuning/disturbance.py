@@ -29,8 +29,8 @@ _LEAST_OWN_CPUS = 0.1
 # is next to none: 0.03 % over three hours of work on a virtual machine.
 _MOST_MEMORY_PRESSURE = 0.05
 _MOST_SWAPPED_PAGES = 256  # 1 MiB in pages of 4 KiB, far less than a model that does not fit.
-# nvmlClocksThrottleReason*. Not among them: the limit of power that the GPU is set to (0x4), under
-# which it works whenever it works hard, and idleness (0x1).
+# nvmlClocksEventReason*. Not among them: the limit of power that the GPU is set to (0x4), which
+# `power` judges, and idleness (0x1).
 _HOT = 0x20 | 0x40  # SwThermalSlowdown, HwThermalSlowdown
 _POWER_BRAKE = 0x80  # HwPowerBrakeSlowdown
 _HARDWARE_SLOWDOWN = 0x8  # HwSlowdown: one of the two, not said which.

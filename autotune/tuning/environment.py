@@ -1,10 +1,11 @@
 """Under which circumstances numbers may be compared: machine, build, model, workload and space."""
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from autotune.hardware import Hardware
+from autotune.hardware.energy import Metered
+from autotune.llama_cpp.records import test_to_json
 from autotune.model import Model
 from autotune.params import params_to_json
 from autotune.tuning.objective import Objective
@@ -22,6 +23,7 @@ def facts_of(
     arguments: tuple[str, ...],
     workload: Workload,
     n_ctx: int | None,
+    metered: Metered,
 ) -> dict[str, Any]:
     """What must be the same for a study to go on; JSON, in words that a user knows.
 
@@ -32,6 +34,7 @@ def facts_of(
         arguments: what llama-bench is always given.
         workload: the request.
         n_ctx: the context that was asked for, if one was.
+        metered: what counts joules; where those are minimised, they must be of the same.
     """
     cpu, memory = hardware.cpu, hardware.memory
     return {
@@ -46,8 +49,23 @@ def facts_of(
         "llama.cpp build": build,
         "llama-bench arguments": list(arguments),
         "request": [workload.n_prompt, workload.n_gen, workload.n_depth, workload.objective],
+        **({"requests at once": workload.n_parallel} if workload.n_parallel > 1 else {}),
         "context": n_ctx,
+        **({"joules of": [*metered.of]} if workload.objective == "efficiency" else {}),
     }
+
+
+def facts_of_fleet(facts: Mapping[str, Any], *, build: str) -> dict[str, Any]:
+    """What must be the same on every machine of a shared study.
+
+    A copy of the model and of llama.cpp has other times than the original, and is as good.
+
+    Args:
+        facts: of one machine.
+        build: `capabilities.build_contents` of its llama-bench.
+    """
+    kept = {key: value for key, value in facts.items() if key != "model file changed"}
+    return {**kept, "llama.cpp build": build}
 
 
 def space_of(space: Space, objective: Objective) -> dict[str, Any]:
@@ -55,15 +73,17 @@ def space_of(space: Space, objective: Objective) -> dict[str, Any]:
     return {
         "parameters": {d.name: list(d.values) for d in space.dimensions},
         "fixed": params_to_json(space.fixed),
-        "tests": [[part, asdict(test)] for part, test in objective.tests],
+        "tests": [[part, test_to_json(test)] for part, test in objective.tests],
     }
 
 
-def differences(kept: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+def differences(
+    kept: Mapping[str, Any], here: Mapping[str, Any], words: tuple[str, str] = ("then", "now")
+) -> list[str]:
     """What of `here` is not as it was kept, one line each."""
     names = dict.fromkeys((*kept, *here))
     return [
-        f"{name}: {_shown(kept.get(name))} then, {_shown(here.get(name))} now"
+        f"{name}: {_shown(kept.get(name))} {words[0]}, {_shown(here.get(name))} {words[1]}"
         for name in names
         if kept.get(name) != here.get(name)
     ]

@@ -36,6 +36,8 @@ class Measured:
     reading: Reading
     seconds: float | None  # Of a request under this configuration; None: a part is not known.
     replayed: bool  # It comes from the study that is resumed.
+    joules: float | None = None  # Of such a request; None: not told of a part.
+    elsewhere: bool = False  # Another worker of a shared study has measured it.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +48,8 @@ class NewIncumbent:
     seconds: float
     baseline_s: float
     elapsed_s: float  # Of the study.
+    joules: float | None = None  # Of a request; None: not told.
+    baseline_j: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ _IDLE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Promise:
-    """A configuration, and by what share of a request it should be faster than the incumbent."""
+    """A configuration, and what share of a request it should spare against the incumbent."""
 
     params: Params
     gain: float
@@ -40,37 +40,37 @@ class Frontier:
         self._known = knowledge
         self._memory = memory
         self._space = space
-        self._measured = [p for p in knowledge.visited() if knowledge.seconds(p) is not None]
+        self._measured = [p for p in knowledge.visited() if knowledge.cost(p) is not None]
         self._slopes = {part: self._slope(part) for part in knowledge.objective.parts}
 
     def best_promise(self, options: Sequence[Params], incumbent: Params) -> Promise | None:
         """The option that promises most, of those that were not measured."""
-        best = self._known.seconds(incumbent)
+        best = self._known.cost(incumbent)
         if best is None:
             return None
         promises = [
             Promise(params=params, gain=1 - self._predicted(params, incumbent) / best)
             for params in options
-            if self._known.seconds(params) is None and not self._known.has_failed(params)
+            if self._known.cost(params) is None and not self._known.has_failed(params)
         ]
         return max(promises, key=lambda promise: promise.gain, default=None)
 
     def _predicted(self, params: Params, incumbent: Params) -> float:
-        """Seconds of a request: the incumbent's, along the line, times each option's factor."""
+        """The cost of a request: the incumbent's, along the line, times each option's factor."""
         on_host = self._memory.layers_on_host(params) - self._memory.layers_on_host(incumbent)
         changed = self._space.differing(params, incumbent)
         total = 0.0
         for part in self._known.objective.parts:
-            seconds = self._known.part_seconds(incumbent, part) or math.inf
-            seconds = max(seconds + on_host * self._slopes[part], 0.0)
+            cost = self._known.part_cost(incumbent, part) or math.inf
+            cost = max(cost + on_host * self._slopes[part], 0.0)
             for name in _OPTIONS:
                 if name in changed:
-                    seconds *= self._factor(part, name, params)
-            total += seconds
+                    cost *= self._factor(part, name, params)
+            total += cost
         return total
 
     def _slope(self, part: Part) -> float:
-        """Seconds for one more layer on the host, from pairs that differ in nothing else."""
+        """What one more layer on the host costs, from pairs that differ in nothing else."""
         slopes = [
             (a - b) / layers for a, b, layers in self._pairs(part, self._measured, set()) if layers
         ]
@@ -95,12 +95,12 @@ class Frontier:
         """Pairs that differ in these options, maybe in placement, and in nothing else.
 
         Yields:
-            The seconds of both, and how many layers more the first has on the host.
+            The costs of both, and how many layers more the first has on the host.
         """
         for one in some:
             for other in self._measured:
-                a = self._known.part_seconds(one, part)
-                b = self._known.part_seconds(other, part)
+                a = self._known.part_cost(one, part)
+                b = self._known.part_cost(other, part)
                 if a is None or b is None or self._differ_in(one, other, part) != options:
                     continue
                 yield a, b, self._memory.layers_on_host(one) - self._memory.layers_on_host(other)

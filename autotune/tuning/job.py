@@ -5,10 +5,10 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol, TypeAlias
 
-from autotune.llama_cpp.grid_run import Event as BenchEvent
-from autotune.llama_cpp.grid_run import Progress, Result
 from autotune.llama_cpp.grids import Trial
 from autotune.llama_cpp.patience import Phase
+from autotune.llama_cpp.program_run import Event as BenchEvent
+from autotune.llama_cpp.program_run import Progress, Result
 from autotune.llama_cpp.records import Failure, Outcome
 from autotune.tuning.clock import Clock, alarm
 from autotune.tuning.costs import Costs
@@ -18,7 +18,7 @@ from autotune.tuning.visits import Reading, Visit
 # A warm-up may take so much longer than what it warms up, by page faults and rising clocks.
 _WARMUP_SLOWER = 1.5
 
-# Whether a visit has lost by what one part of a request took, in seconds.
+# Whether a visit has lost by what one part of a request costs, in seconds or joules.
 Lost: TypeAlias = Callable[[Visit, Part, float], bool]
 
 
@@ -180,10 +180,11 @@ class Job:
             return
         if not warmed_up and before.repetition == 1 and not self._objective.first_counts:
             return  # On a GPU the first one does what is done once.
-        took_ns = int((progress.at - before.at) * 1e9)
-        seconds = self._objective.part_seconds(part, [max(took_ns, 1)])
+        cost = self._objective.cost_between(part, before, progress)
+        if cost is None:
+            return
         alone = all(o is visit or o.reading for o in self._open)  # Others would need a new load.
-        lost = self._lost(visit.visit, part, seconds / (_WARMUP_SLOWER if warmed_up else 1))
+        lost = self._lost(visit.visit, part, cost / (_WARMUP_SLOWER if warmed_up else 1))
         if alone and lost:
             visit.missing.clear()
             self._finish(visit)
@@ -210,7 +211,8 @@ class Job:
             return True  # The other part cannot save it.
         if self._lost is None:
             return False
-        return self._lost(visit, part, self._objective.part_seconds(part, outcome.samples_ns))
+        cost = self._objective.part_cost(part, outcome)
+        return cost is not None and self._lost(visit, part, cost)
 
     def _drop(self) -> None:
         """Spare a test by ending the process, unless the others would need a dearer load."""

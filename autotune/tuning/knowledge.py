@@ -1,15 +1,15 @@
-"""What is known so far: how long each part of a request takes, and what has failed."""
+"""What is known so far: what each part of a request costs, and what has failed."""
 
 import math
-import statistics
+from bisect import insort
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 from autotune.llama_cpp.records import FailureKind
 from autotune.params import Params
-from autotune.stats import noise_of
-from autotune.tuning.objective import Objective, Part
+from autotune.stats import median_of_sorted, noise_of
+from autotune.tuning.objective import Objective, Part, Quantity
 from autotune.tuning.visits import Reading
 
 # Of a single test on an idle machine, before two of the same have been seen.
@@ -24,16 +24,31 @@ _FOR_GOOD = frozenset({FailureKind.OOM, FailureKind.UNSUPPORTED, FailureKind.BAD
 _SUSPECT = "the machine had changed"
 
 
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """What a part took, in ascending order, since the middle is asked for again and again."""
+
+    seconds: list[float] = field(default_factory=list)
+    joules: list[float] = field(default_factory=list)
+
+    def of(self, quantity: Quantity) -> list[float]:
+        return self.joules if quantity == "joules" else self.seconds
+
+
+_NOTHING = _Costs()
+
+
 class Knowledge:
     """Adds readings up; a disturbed one counts only where there is no other."""
 
     def __init__(self, objective: Objective) -> None:
         self.objective = objective
         self.readings: list[Reading] = []
-        self._clean: dict[tuple[Part, Params], list[float]] = defaultdict(list)
-        self._disturbed: dict[tuple[Part, Params], list[float]] = defaultdict(list)
+        self._clean: dict[tuple[Part, Params], _Costs] = defaultdict(_Costs)
+        self._disturbed: dict[tuple[Part, Params], _Costs] = defaultdict(_Costs)
         self._failures: dict[tuple[Part, Params], list[FailureKind]] = defaultdict(list)
         self._dropped: set[frozenset[tuple[Part, Params]]] = set()
+        self._asked: dict[tuple[Part, Params], tuple[Part, Params]] = {}
 
     def add(self, reading: Reading) -> None:
         """Learn from a visit."""
@@ -43,7 +58,11 @@ class Knowledge:
             key = self._key(reading.visit.params, part)
             measured = reading.measured(part)
             if measured:
-                where[key].append(self.objective.part_seconds(part, measured.samples_ns))
+                seconds = self.objective.part_seconds(part, measured.samples_ns)
+                insort(where[key].seconds, seconds)
+                joules = self.objective.part_joules(part, measured)
+                if joules is not None:
+                    insort(where[key].joules, joules)
             elif part in reading.outcomes and reading.failure:
                 self._failures[key].append(reading.failure.kind)
         dropped = not reading.failure and len(reading.outcomes) < len(reading.visit.parts)
@@ -66,22 +85,45 @@ class Knowledge:
 
     def part_seconds(self, params: Params, part: Part) -> float | None:
         """The seconds of a part of a request, or None where it was not measured."""
+        return self._middle(params, part, "seconds")
+
+    def part_joules(self, params: Params, part: Part) -> float | None:
+        """The joules of a part of a request, or None where they were not told."""
+        return self._middle(params, part, "joules")
+
+    def part_cost(self, params: Params, part: Part) -> float | None:
+        """What is minimised of a part of a request, or None where it was not measured."""
+        return self._middle(params, part, self.objective.minimises)
+
+    def _middle(self, params: Params, part: Part, quantity: Quantity) -> float | None:
         key = self._key(params, part)
-        known = self._clean.get(key) or self._disturbed.get(key)
-        return statistics.median(known) if known else None
+        clean, disturbed = (where.get(key, _NOTHING) for where in (self._clean, self._disturbed))
+        known = clean.of(quantity) or disturbed.of(quantity)
+        return median_of_sorted(known) if known else None
 
     def seconds(self, params: Params) -> float | None:
         """The seconds of a request, or None where a part was not measured."""
+        return self._request(params, "seconds")
+
+    def joules(self, params: Params) -> float | None:
+        """The joules of a request, or None where those of a part were not told."""
+        return self._request(params, "joules")
+
+    def cost(self, params: Params) -> float | None:
+        """What is minimised of a request, or None where a part was not measured."""
+        return self._request(params, self.objective.minimises)
+
+    def _request(self, params: Params, quantity: Quantity) -> float | None:
         total = 0.0
         for part in self.objective.parts:
-            seconds = self.part_seconds(params, part)
-            if seconds is None:
+            cost = self._middle(params, part, quantity)
+            if cost is None:
                 return None
-            total += seconds
+            total += cost
         return total
 
     def gain(self, params: Params, *, over: Params, doubt: float = 1.0) -> float:
-        """By what share of a request `params` is faster; a part that cannot be told apart is equal.
+        """What share of a request `params` spares; a part that cannot be told apart is equal.
 
         What changes prompts would otherwise drown in the noise of generation, and the other way.
         -1 where a part of either was not measured.
@@ -93,7 +135,7 @@ class Knowledge:
         """
         mine = theirs = 0.0
         for part in self.objective.parts:
-            a, b = self.part_seconds(over, part), self.part_seconds(params, part)
+            a, b = self.part_cost(over, part), self.part_cost(params, part)
             if a is None or b is None:
                 return -1.0
             theirs += a
@@ -103,23 +145,29 @@ class Knowledge:
 
     def _error(self, one: Params, other: Params, part: Part) -> float:
         """What a log ratio of a part must exceed to be more than chance."""
-        counts = [len(self._clean.get(self._key(p, part), ())) for p in (one, other)]
+        counts = [self._n_clean(self._key(p, part)) for p in (one, other)]
         return _ERRORS * self.noise() * math.sqrt(sum(1 / max(n, 1) for n in counts))
 
     def times_measured(self, params: Params) -> int:
         """How many clean readings there are of the part that has the fewest."""
         keys = self._keys(params, self.objective.parts)
-        return min(len(self._clean.get(key, ())) for key in keys)
+        return min(map(self._n_clean, keys))
+
+    def _n_clean(self, key: tuple[Part, Params]) -> int:
+        return len(self._clean.get(key, _NOTHING).of(self.objective.minimises))
 
     def has_lost(self, params: Params) -> bool:
         """What was asked of it was dropped while it ran, because it took much too long."""
-        if self.seconds(params) is not None:
+        if self.cost(params) is not None:
             return False
         keys = {*self._keys(params, self.objective.parts)}
         return any(dropped <= keys for dropped in self._dropped)
 
     def _key(self, params: Params, part: Part) -> tuple[Part, Params]:
-        return part, self.objective.key(params, part)
+        asked = (part, params)
+        if asked not in self._asked:
+            self._asked[asked] = part, self.objective.key(params, part)
+        return self._asked[asked]
 
     def _keys(self, params: Params, parts: Sequence[Part]) -> list[tuple[Part, Params]]:
         return [self._key(params, part) for part in parts]
@@ -134,5 +182,6 @@ class Knowledge:
 
     def noise(self) -> float:
         """The spread of one test against another of the same, as a standard deviation of logs."""
-        noise = noise_of([list(map(math.log, known)) for known in self._clean.values()])
+        costs = [known.of(self.objective.minimises) for known in self._clean.values()]
+        noise = noise_of([list(map(math.log, known)) for known in costs])
         return _NOISE_AT_FIRST if noise is None else max(noise, _LEAST_NOISE)

@@ -9,9 +9,11 @@ other state that could be lost.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar, Protocol
 
-from autotune.llama_cpp.grid_run import Progress
+from autotune.llama_cpp.failures import full_place
 from autotune.llama_cpp.patience import Phase
+from autotune.llama_cpp.program_run import Progress
 from autotune.llama_cpp.records import FailureKind, Outcome, State
 from autotune.tuning import events
 from autotune.tuning.breaker import Breaker
@@ -21,7 +23,7 @@ from autotune.tuning.job import Bench, Job, Lost
 from autotune.tuning.knowledge import Knowledge
 from autotune.tuning.memory import Memory
 from autotune.tuning.objective import Part
-from autotune.tuning.study import Study, Ticket
+from autotune.tuning.study import Ticket
 from autotune.tuning.visits import DECIDING, Kind, Reading, Visit
 from autotune.tuning.watch import Watch
 
@@ -45,14 +47,37 @@ class Limits:
     trials: int | None = None  # Visits of the search; the verification comes on top.
 
 
+class Record(Protocol):
+    """Where every visit is kept: `Study`, or one that is shared."""
+
+    def readings(self) -> list[Reading]:
+        """What a session that is resumed has measured."""
+        ...
+
+    def begin(self, visit: Visit) -> Ticket:
+        """A visit is being measured."""
+        ...
+
+    def tell(self, ticket: Ticket, reading: Reading, seconds: float | None) -> None:
+        """What came of it, with the seconds of a request, if known."""
+        ...
+
+    def give_up(self, ticket: Ticket, why: str) -> None:
+        """It will not be finished."""
+        ...
+
+
 class Lab:
     """Measures visits, and remembers."""
+
+    # So many of Optuna's proposals in a row are of the same knowledge.
+    proposals_at_once: ClassVar[int] = 1
 
     def __init__(
         self,
         *,
         bench: Bench,
-        study: Study,
+        study: Record,
         knowledge: Knowledge,
         memory: Memory,
         clock: Clock,
@@ -61,6 +86,7 @@ class Lab:
         observe: Callable[[], State],
         tell: Callable[[events.Event], None],
         may_stop_tests: bool = True,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         kept = study.readings()
         spent_s = max((reading.elapsed_s for reading in kept), default=0.0)
@@ -72,6 +98,7 @@ class Lab:
         self.limits = limits
         self.tell = tell
         self.reserved_s = 0.0  # Seconds that are kept for what comes after the search.
+        self.kept_s: Callable[[], float] = lambda: 0.0  # And for what comes after all measuring.
         self.patient = False  # What is measured now is measured however long it takes.
         self.failures: dict[FailureKind, int] = {}
         self.watch = Watch(
@@ -81,6 +108,7 @@ class Lab:
         self._study = study
         self._clock = clock
         self._may_stop_tests = may_stop_tests
+        self._check = check  # Raises where what is measured is not what it was.
         passing = (INTERRUPTED, STILL_WELL)  # True of the session that it was in.
         self._kept = [reading for reading in kept if reading.visit.source not in passing]
         self._began = clock.now() - spent_s
@@ -113,15 +141,19 @@ class Lab:
             return self._hurry_ends_s - self.elapsed_s
         if self.limits.budget_s is None or self.patient:
             return math.inf
-        return self.limits.budget_s - self.reserved_s - self.elapsed_s
+        return self.limits.budget_s - self.reserved_s - self.kept_s() - self.elapsed_s
 
     def least_repetitions(self) -> int:
-        """Of a test on a GPU that is over at once, the first repetition does not count."""
+        """So many that a meter can tell, and where the first one does not count, others.
+
+        That is so of a test on a GPU that is over at once.
+        """
         objective = self.knowledge.objective
         known = [
             m for r in self.knowledge.readings[:1] for p in objective.parts if (m := r.measured(p))
         ]
-        return 3 if any(objective.wants_warm(m.samples_ns) for m in known) else 1
+        warmed = 3 if any(objective.wants_warm(m.samples_ns) for m in known) else 1
+        return max(warmed, objective.repetitions)
 
     def cost_s(self, visits: Sequence[Visit], *, repetitions: int = 1) -> float:
         """Seconds that some visits will take, in as few loads as they take."""
@@ -140,7 +172,7 @@ class Lab:
             lost: whether a visit has lost by one of its parts: the other is then not measured.
 
         Returns:
-            The reading of each; where it was disturbed, that of its last repetition.
+            The reading of each; where it was disturbed, that of its last repetition that worked.
 
         Raises:
             TimeIsUp: it would not be, or was not, finished in time.
@@ -152,25 +184,37 @@ class Lab:
             if not again or self._hurried:
                 break
             began_s = self.elapsed_s
-            if not self._kept:
-                why = readings[again[0]].disturbed
-                self.watch.wait_for_quiet(why, enough=lambda: self._hurried)
+            self._calm_down(readings[again[0]])
             try:
                 fresh = self._once([visits[i] for i in again], repetitions, lost)
             except TimeIsUp:  # What there is has to do.
                 break
             self.watch.lost_s += self.elapsed_s - began_s
             for i, reading in zip(again, fresh, strict=True):
-                readings[i] = reading
+                if not reading.failure:  # It has worked: what ends it now is not its own fault.
+                    readings[i] = reading
         if self._breaker.is_open:
-            self._ask_whether_it_is_well()
+            self.ask_whether_it_is_well(Kind.ANCHOR)
         return readings
 
-    def _ask_whether_it_is_well(self) -> None:
-        """What has worked once, llama.cpp's defaults, must work now, or nothing does."""
+    def _calm_down(self, disturbed: Reading) -> None:
+        """Wait for a quiet machine, unless what comes is answered from the record."""
+        if not self._kept:
+            self.watch.wait_for_quiet(disturbed.disturbed, enough=lambda: self._hurried)
+
+    def ask_whether_it_is_well(self, kind: Kind) -> None:
+        """What has worked once, llama.cpp's defaults, must work now, or nothing does.
+
+        Args:
+            kind: of the visit that asks.
+
+        Raises:
+            TimeIsUp: there is none for that.
+            CouldNotMeasure: it does not.
+        """
         first = next((r.visit for r in self.knowledge.readings if not r.failure), None)
         if first is not None:
-            asked = replace(first, kind=Kind.ANCHOR, source=STILL_WELL)
+            asked = replace(first, kind=kind, source=STILL_WELL)
             (reading,) = self._once([asked], 1, None)
             if reading.failure is None:
                 self._breaker.close()
@@ -192,6 +236,9 @@ class Lab:
         self, visits: Sequence[Visit], repetitions: int, lost: Lost | None
     ) -> list[Reading | None]:
         self._check_time(visits, repetitions)
+        self._check()
+        # Of those, a record has both parts: a repetition is of both, and none is left to be spared.
+        several = self.knowledge.objective.n_parallel > 1
         self._job = Job(
             visits,
             bench=self._bench,
@@ -200,7 +247,7 @@ class Lab:
             objective=self.knowledge.objective,
             costs=self.costs,
             repetitions=repetitions,
-            lost=lost if self._may_stop_tests else None,
+            lost=lost if self._may_stop_tests and not several else None,
         )
         try:
             patient = visits[0].kind is Kind.BASELINE and not self._hurried
@@ -239,13 +286,13 @@ class Lab:
             if match:
                 self._replayed_s = match.elapsed_s
                 self._kept.remove(match)
-                self._learn(match, replayed=True)
+                self._remember(match)
         if self._kept and None in readings:
             if self._kept[0].visit.kind in DECIDING and visits[0].kind not in DECIDING:
                 raise TimeIsUp  # It was, then.
             # The search goes another way than it did: what was measured is known all the same.
             for reading in self._kept:
-                self._learn(reading, replayed=True)
+                self._remember(reading)
             self._kept.clear()
         return readings
 
@@ -264,7 +311,8 @@ class Lab:
         )
 
     def record(self, ticket: object, part: Part | None, outcome: Outcome) -> None:
-        """Tell what came of a test, before anything is made of it."""
+        """Tell what came of a test, before anything is made of it; or that it is of nothing."""
+        self._check()
         number = ticket.number if isinstance(ticket, Ticket) else None
         self.tell(events.Recorded(outcome=outcome, number=number, part=part))
 
@@ -279,31 +327,50 @@ class Lab:
             elapsed_s=self.elapsed_s,
             number=ticket.number,
         )
-        self.knowledge.add(reading)
-        self._study.tell(ticket, reading, self.knowledge.seconds(visit.params))
-        self._learn(reading, replayed=False)
+        self._keep(ticket, reading)
         return reading
+
+    def _keep(self, ticket: Ticket, reading: Reading) -> None:
+        self._learn(reading)
+        self._study.tell(ticket, reading, self.knowledge.cost(reading.visit.params))
+        self.tell(measured_by(self.knowledge, reading, replayed=False))
+        self._breaker.take(reading.failure)
 
     def give_up(self, ticket: object) -> None:
         """Note that a visit was interrupted."""
         if isinstance(ticket, Ticket):
             self._study.give_up(ticket, "interrupted")
 
-    def _learn(self, reading: Reading, *, replayed: bool) -> None:
-        if replayed:
-            self.knowledge.add(reading)
+    def _remember(self, reading: Reading) -> None:
+        """What broke then may work now: the circuit breaker hears nothing of it."""
+        self._learn(reading)
+        self.watch.learn(reading, self.knowledge.objective)
+        self.tell(measured_by(self.knowledge, reading, replayed=True))
+
+    def _learn(self, reading: Reading) -> None:
+        self.knowledge.add(reading.bare())
         self.costs.add(reading)
         failure = reading.failure
         if failure:
             self.failures[failure.kind] = self.failures.get(failure.kind, 0) + 1
             if failure.kind is FailureKind.OOM:
-                self.memory.remember_failure(reading.visit.params)
+                self.memory.remember_failure(reading.visit.params, full_place(failure))
         elif reading.outcomes:
             self.memory.remember_success(reading.visit.params)
-        seconds = self.knowledge.seconds(reading.visit.params)
-        self.tell(events.Measured(reading=reading, seconds=seconds, replayed=replayed))
-        if not replayed:  # What broke then may work now.
-            self._breaker.take(failure)
+
+
+def measured_by(
+    knowledge: Knowledge, reading: Reading, *, replayed: bool, elsewhere: bool = False
+) -> events.Measured:
+    """What is told of a visit, by what is known then."""
+    params = reading.visit.params
+    return events.Measured(
+        reading=reading,
+        seconds=knowledge.seconds(params),
+        joules=knowledge.joules(params),
+        replayed=replayed,
+        elsewhere=elsewhere,
+    )
 
 
 INTERRUPTED = "interrupted"  # The source of a verification that was cut short.

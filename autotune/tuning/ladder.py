@@ -1,13 +1,15 @@
 """On a GPU: each ubatch with the placement that fits beside it, and what a line promises beyond."""
 
-from collections.abc import Sequence
-
 from autotune.hardware import Hardware
 from autotune.params import Params
+from autotune.recommend.placement import taken
+from autotune.recommend.spread import kind_of
 from autotune.tuning.contest import GAIN_THAT_COUNTS, Contest
+from autotune.tuning.devices import towards_each
 from autotune.tuning.frontier import Frontier
 from autotune.tuning.space import value_in
 from autotune.tuning.visits import Kind
+from autotune.tuning.workload import Value
 
 # Ubatches in the order in which they are worth trying on a GPU, the default of 512 being measured
 # already; the outermost only where the one before them was the best.
@@ -33,14 +35,15 @@ class Ladder:
             based = self._space.with_value(self._contest.incumbent, "n_batch", n_batch)
         else:
             based = self._contest.incumbent
-        self._challenge_with([self._memory.fitted(self._all_on_gpu(based))], "layers")
+        self._approach(self._all_on_gpu(based), "layers")
         rungs = self._space.values_of("n_ubatch") or (self._contest.incumbent.n_ubatch or 512,)
         for n_ubatch, on_condition_of in _LADDER:
             best = self._contest.incumbent.n_ubatch
             if n_ubatch in rungs and (on_condition_of is None or best == on_condition_of):
                 rung = self._space.with_value(self._all_on_gpu(based), "n_ubatch", n_ubatch)
-                self._challenge_with([self._memory.fitted(rung)], f"n_ubatch={n_ubatch}")
-        if any(gpu.backend in _DOUBTFUL or gpu.integrated for gpu in self._hardware.gpus):
+                self._approach(rung, f"n_ubatch={n_ubatch}")
+        self._spread_over_devices()
+        if self._is_doubtful:
             self._try_fewer_layers()
 
     def _all_on_gpu(self, params: Params) -> Params:
@@ -52,15 +55,56 @@ class Ladder:
             params = space.with_value(params, "n_gpu_layers", max(space.values_of("n_gpu_layers")))
         return params
 
-    def _challenge_with(self, rungs: Sequence[Params | None], source: str) -> None:
-        """Try what fits; where memory ends earlier than it said, try half of what is left."""
-        for rung in rungs:
-            tried = rung
-            while tried is not None and self._contest.is_new(tried):
-                self._contest.visit(Kind.LADDER, source, [tried])
-                self._contest.consider(tried)
-                # After a failure this is half of the way down, after that half of it up again.
-                tried = self._memory.fitted(rung) if rung else None
+    def _approach(self, asked: Params, source: str) -> None:
+        """As much of it as fits, from the safe side.
+
+        That is all at once, as long as memory holds what it says. Where something has failed, it is
+        half of the way from what has worked to what has not, and then half of what is left.
+        """
+        while (tried := self._memory.fitted(asked)) is not None and self._contest.is_new(tried):
+            self._contest.visit(Kind.LADDER, source, [tried])
+            self._contest.consider(tried)
+
+    @property
+    def _is_doubtful(self) -> bool:
+        """Some device may be slower than the CPU beside it."""
+        return any(gpu.backend in _DOUBTFUL or gpu.integrated for gpu in self._hardware.gpus)
+
+    def _spread_over_devices(self) -> None:
+        """How the layers are split, which devices have them, and how these share the work."""
+        # Those that are used where nothing else is wanted: a split is of them all.
+        gpus = [self._hardware.gpus[n] for n in taken(self._space.fixed, self._hardware.gpus)]
+        own = self._contest.incumbent.tensor_split
+        own = own or tuple(float(gpu.free_bytes) for gpu in gpus)
+        towards = towards_each(self._space.values_of("tensor_split"), own)
+        # Of cards that are alike, one stands for the others.
+        unlike = {kind_of(gpu): splits for gpu, splits in zip(gpus, towards, strict=False)}
+        for splits in unlike.values():
+            before = self._contest.incumbent
+            spread = (self._spread("tensor_split", split) for split in splits)
+            fullest = next((one for one in spread if one is not None), None)
+            if fullest is not None:
+                self._approach(fullest, "tensor_split")
+            if self._contest.incumbent != before:
+                break  # What fills another device takes from this one, which has just gained.
+        for name in ("devices", "split_mode", "main_gpu"):
+            for value in self._space.values_of(name):
+                spread_so = self._spread(name, value)
+                if spread_so is not None:
+                    self._approach(spread_so, f"{name}={value}")
+
+    def _spread(self, name: str, value: Value) -> Params | None:
+        """All of the model, spread in another way; None where less of it would be on devices.
+
+        What leaves more to a CPU that is surely slower has lost before it is measured.
+        """
+        other = self._space.with_value(self._contest.incumbent, name, value)
+        asked = self._all_on_gpu(other)
+        most, on_host = self._memory.hoped_for(asked), self._memory.layers_on_host
+        if most is None:
+            return None
+        enough = on_host(most) <= on_host(self._contest.incumbent)
+        return asked if enough or self._is_doubtful else None
 
     def _try_fewer_layers(self) -> None:
         """A device that is slower than the CPU is best left alone, or given a part."""
@@ -68,8 +112,9 @@ class Ladder:
         if not values:
             return
         steps = sorted({values[0], values[len(values) // 2]}, key=int)
-        rungs = [self._space.with_value(self._contest.incumbent, "n_gpu_layers", v) for v in steps]
-        self._challenge_with(rungs, "fewer layers")
+        for n_layers in steps:
+            fewer = self._space.with_value(self._contest.incumbent, "n_gpu_layers", n_layers)
+            self._approach(fewer, "fewer layers")
 
     def follow_frontier(self) -> None:
         """Try the best prediction, learn from it, and again, while it promises 1 %."""

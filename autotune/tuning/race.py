@@ -19,7 +19,7 @@ _COARSE_THREADS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 
 class Races:
-    """Threads for generation, and ubatch and threads for prompts where the CPU computes them."""
+    """Slots, threads for generation; ubatch and threads for prompts where the CPU computes them."""
 
     def __init__(self, contest: Contest, cpu: Cpu) -> None:
         self._contest = contest
@@ -32,6 +32,8 @@ class Races:
     def run(self) -> None:
         """One race after the other; the winner of each runs in the next."""
         objective = self._known.objective
+        if self._space.has("n_parallel"):
+            self._race("n_parallel", self._space.values_of("n_parallel"), objective.parts)
         if "tg" in objective.parts and self._space.has("n_threads"):
             self._race("n_threads", self._coarse_threads("n_threads"), ("tg",))
         if "pp" not in objective.parts:
@@ -68,13 +70,13 @@ class Races:
             return
         self._contest.visit(Kind.RACE, name, runners, parts=parts)
         for _ in range(1 if self._contest.loads_are_dear() else _RACE_ROUNDS):
-            best = min(runners, key=self._contest.seconds)
+            best = min(runners, key=self._contest.cost)
             beside = next(d for d in self._space.dimensions if d.name == name).beside(
                 value_in(best, name)
             )
             new = [p for p in self._runners(name, beside) if self._contest.is_new(p)]
             close = [p for p in runners if self._is_close(p, best) and not self._settled(p)]
-            close = sorted(close, key=self._contest.seconds)[:_RACE_SURVIVORS]
+            close = sorted(close, key=self._contest.cost)[:_RACE_SURVIVORS]
             if not new and len(close) < 2:  # noqa: PLR2004 - against itself
                 break
             again = sorted(
@@ -93,7 +95,7 @@ class Races:
         visits = [Visit(kind=Kind.RACE, source="", params=p, parts=parts) for p in runners]
         load_s, least = self._lab.costs.load_s(), self._lab.least_repetitions()
         tests_s = self._lab.cost_s(visits) - load_s
-        return min(max(round(load_s / max(tests_s, 0.1)), least), 3)
+        return max(min(round(load_s / max(tests_s, 0.1)), 3), least)
 
     def _runners(self, name: str, values: Sequence[Value]) -> list[Params]:
         changed = [self._space.with_value(self._contest.incumbent, name, value) for value in values]
@@ -101,7 +103,7 @@ class Races:
         return list(dict.fromkeys(fitting))
 
     def _is_close(self, params: Params, best: Params) -> bool:
-        return self._contest.seconds(params) <= self._contest.seconds(best) * (
+        return self._contest.cost(params) <= self._contest.cost(best) * (
             1 + min(_STILL_IN, 4 * self._known.noise())
         )
 

@@ -6,13 +6,18 @@ It is measured to the letter, against llama.cpp's defaults as they are here and 
 from dataclasses import replace
 
 from autotune.llama_cpp.capabilities import Capabilities
-from autotune.llama_cpp.dialect import render
+from autotune.llama_cpp.dialect import Target, render
 from autotune.params import Params
 from autotune.tuning.memory import Memory
 from autotune.tuning.objective import Objective
 from autotune.tuning.session import Plan
 from autotune.tuning.space import Dimension, Space
 from autotune.tuning.workload import DIMENSIONS
+
+
+def as_served(params: Params, quick: Params) -> Params:
+    """A measured configuration with the context and what no bench knows, as the rules have it."""
+    return replace(params, n_ctx=quick.n_ctx, cache_ram=quick.cache_ram)
 
 
 def as_measured(params: Params) -> Params:
@@ -50,18 +55,24 @@ def is_the_defaults(plan: Plan, known: Params) -> bool:
 
 
 def obstacle(
-    known: Params, objective: Objective, capabilities: Capabilities, memory: Memory
+    known: Params,
+    objective: Objective,
+    capabilities: Capabilities,
+    memory: Memory,
+    *,
+    target: Target = "bench",
 ) -> str:
     """Why it cannot be measured here; "" if it can.
 
     Args:
         known: the configuration.
         objective: the tests that it would be measured by.
-        capabilities: of the llama-bench that would measure.
+        capabilities: of the program that would measure.
         memory: what fits here.
+        target: that program.
     """
     asked = [objective.trial(known, part).params for part in objective.parts]
-    unsaid = {what: None for p in asked for what in render(p, "bench", capabilities).unsupported}
+    unsaid = {what: None for p in asked for what in render(p, target, capabilities).unsupported}
     if unsaid:
         return "; ".join(unsaid)
     return "" if memory.fits(known) else "it does not fit into the memory that is free now"

@@ -10,7 +10,7 @@
 
 Nothing that is believed here is claimed: the best of many measurements looks better than it is.
 What is claimed is for the verification to show, on data of its own. The constants below were set on
-the simulated machines of `benchmarks/simulated.py`.
+the simulated machines of `benchmarks/tuner.py`.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 
 from autotune.errors import CouldNotMeasure
 from autotune.hardware import Hardware
+from autotune.llama_cpp.failures import full_place
 from autotune.llama_cpp.records import Failure, FailureKind
 from autotune.params import Params
 from autotune.tuning import events
@@ -27,13 +28,14 @@ from autotune.tuning.lab import Lab, TimeIsUp
 from autotune.tuning.ladder import Ladder
 from autotune.tuning.race import Races
 from autotune.tuning.space import Space
-from autotune.tuning.study import Study
 from autotune.tuning.switches import Switches
-from autotune.tuning.tail import Tail
+from autotune.tuning.tail import Proposer, Tail
 from autotune.tuning.visits import Kind
 
 # How a device without room ends a program: some backends abort and say nothing.
 _OF_MEMORY = frozenset({FailureKind.OOM, FailureKind.CRASH})
+# Someone may have ended it, or taken the memory: they ran a moment ago, in the preflight.
+_BY_CHANCE = frozenset({FailureKind.CRASH, FailureKind.INTERRUPTED, FailureKind.OOM})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +53,7 @@ class Search:
         self,
         *,
         lab: Lab,
-        study: Study,
+        study: Proposer,
         space: Space,
         hardware: Hardware,
         baseline: Params,
@@ -78,6 +80,10 @@ class Search:
     def incumbent(self) -> Params:
         """The best, as far as it is believed."""
         return self._contest.incumbent
+
+    def adopt(self, winner: Params) -> None:
+        """Believe in what another search of the same study has come to."""
+        self._contest.incumbent = winner
 
     def run(self) -> None:
         """Search until the time is up, or nothing more is promised.
@@ -111,7 +117,7 @@ class Search:
         try:
             work()
         except TimeIsUp:
-            if self._known.seconds(self._contest.baseline) is None:
+            if self._known.cost(self._contest.baseline) is None:
                 raise CouldNotMeasure(
                     "there was no time to measure even llama.cpp's defaults",
                     hint="give a longer --budget",
@@ -125,20 +131,38 @@ class Search:
 
     def _measure_baseline(self) -> None:
         """llama.cpp's defaults; where a device has less than it says, with the most that runs."""
-        contest = self._contest
+        contest, again = self._contest, False
         while True:
             asked = [contest.baseline]
-            (reading,) = contest.visit(Kind.BASELINE, "llama.cpp's defaults", asked, repetitions=2)
+            repetitions = max(2, self._lab.least_repetitions())
+            (reading,) = contest.visit(
+                Kind.BASELINE, "llama.cpp's defaults", asked, repetitions=repetitions
+            )
             failure = reading.failure
-            if failure is None:
+            # What was disturbed has to do where somebody has ended its repetition.
+            if self._known.cost(contest.baseline) is not None:
                 return
-            if failure.kind not in _OF_MEMORY:
+            if failure is None:
+                raise CouldNotMeasure(
+                    "the joules of llama.cpp's defaults were not told, though they were measured",
+                    hint="see what counts them: lcm doctor; or leave out --objective efficiency",
+                )
+            smaller = self._smaller(failure)
+            if smaller is not None:
+                contest.baseline = contest.incumbent = smaller
+            elif again or failure.kind not in _BY_CHANCE:
                 raise _unmeasurable(failure)
-            self._memory.remember_failure(contest.baseline)
-            smaller = self._memory.fitted(contest.baseline)
-            if smaller is None or smaller == contest.baseline or not self._space.holds(smaller):
-                raise _unmeasurable(failure)
-            contest.baseline = contest.incumbent = smaller
+            else:
+                again = True
+
+    def _smaller(self, failure: Failure) -> Params | None:
+        """The defaults with less of them on a device, if that may help and there is less."""
+        if failure.kind not in _OF_MEMORY:
+            return None
+        self._memory.remember_failure(self._contest.baseline, full_place(failure))
+        smaller = self._memory.fitted(self._contest.baseline)
+        is_one = smaller not in (None, self._contest.baseline) and self._space.holds(smaller)
+        return smaller if is_one else None
 
     def _try_seeds(self) -> None:
         for seed in self._seeds:

@@ -6,15 +6,17 @@ the space under its condition, or not at all.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from autotune.errors import ConfigError
 from autotune.hardware import Cpu, Hardware
 from autotune.llama_cpp.capabilities import Capabilities
-from autotune.llama_cpp.dialect import FLAGS, render
+from autotune.llama_cpp.dialect import FLAGS, Target, render
+from autotune.llama_cpp.numactl import INTERLEAVED, bound_to
 from autotune.model import Model
 from autotune.params import ALL_LAYERS, DEFAULT_CACHE_TYPE, DEFAULT_N_BATCH, DEFAULTS, Params
+from autotune.tuning.devices import OF_DEVICES, PARTS_IN, device_dimensions, settled, text_of
 from autotune.tuning.objective import Objective
 from autotune.tuning.workload import Value
 
@@ -29,13 +31,23 @@ LOSSY_TYPES = ("q8_0", "q5_1", "q5_0", "q4_1", "q4_0")
 _UNMAPPED_SHARE = 0.6
 
 _MOVES_MEMORY = frozenset(
-    "n_ubatch n_batch no_kv_offload cache_type n_gpu_layers n_cpu_moe flash_attn".split()
+    (
+        "n_ubatch n_batch no_kv_offload cache_type n_gpu_layers n_cpu_moe flash_attn "
+        "devices split_mode main_gpu tensor_split n_parallel kv_unified"
+    ).split()
 )
 # What every load is told: a default of these is not said at all, because old builds know no word
 # for it. What may change within a load is always said, so that its values can stand in one list.
-_OF_A_LOAD = frozenset({"load_mode", "repack", "numa", "n_cpu_moe"})
+_OF_A_LOAD = frozenset({"load_mode", "repack", "numa", "n_cpu_moe", *OF_DEVICES})
 # What there is no more of than this machine and this model have.
-_BOUNDED = frozenset({"n_threads", "n_threads_batch", "n_gpu_layers", "n_cpu_moe"})
+_BOUNDED = frozenset({"n_threads", "n_threads_batch", "n_gpu_layers", "n_cpu_moe", "main_gpu"})
+# Whose values are complete: neither what llama.cpp takes by itself nor a rule adds to them.
+_COMPLETE = frozenset(
+    {
+        *("n_gpu_layers", "n_cpu_moe", "split_mode", "main_gpu", "tensor_split"),
+        *("load_mode", "numa", "cache_type"),
+    }
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,6 +85,8 @@ class Space:
     dimensions: tuple[Dimension, ...]
     fixed: Params  # What is the same for every configuration.
     all_layers: int = ALL_LAYERS  # From so many `n_gpu_layers` on, they are all.
+    n_devices: int = 1  # As many llama.cpp takes where none is named.
+    cores: Mapping[str, int] = field(default_factory=dict)  # Of the nodes that it may be bound to.
     pinned: tuple[Dimension, ...] = ()  # Those that the user has fixed to one value.
 
     def has(self, name: str) -> bool:
@@ -98,12 +112,13 @@ class Space:
 
     def with_value(self, params: Params, name: str, value: Value) -> Params:
         """`params` with one dimension at another value; a batch is never below its ubatch."""
-        if name == "cache_type":
-            return replace(params, type_k=str(value), type_v=str(value))
         if name == "n_gpu_layers" and int(value) >= self.all_layers:
             value = ALL_LAYERS
-        said = None if name in _OF_A_LOAD and value == DEFAULTS[name] else value
-        changed = replace(params, **{name: said})  # type: ignore[arg-type]
+        changed = _with_field(params, name, value)
+        if name in OF_DEVICES:
+            return settled(changed, name, own=self.fixed.devices, n_own=self.n_devices)
+        if name == "numa" and (n_cores := self.cores.get(changed.numactl or "")):
+            return _with_at_most(changed, n_cores)
         return self._batch_above_ubatch(changed, name)
 
     def _batch_above_ubatch(self, params: Params, changed: str) -> Params:
@@ -142,11 +157,43 @@ class Space:
         return {name for name in here if here[name] != there[name]}
 
 
+def _with_field(params: Params, name: str, value: Value) -> Params:
+    """`params` with the value of one dimension, and all others as they are."""
+    if name == "numa":
+        return _bound(params, str(value))
+    if name == "cache_type":
+        return replace(params, type_k=str(value), type_v=str(value))
+    said: object = None if name in _OF_A_LOAD and value == DEFAULTS[name] else value
+    if said is not None and name in PARTS_IN:
+        said = PARTS_IN[name](value)
+    return replace(params, **{name: said})  # type: ignore[arg-type]
+
+
+def _bound(params: Params, value: str) -> Params:
+    """With a mode of llama.cpp's own, or bound by numactl, of which that is told as well."""
+    own = {"off": None, "distribute": "distribute", "isolate": "isolate", "numactl": "numactl"}
+    binding = None if value in own else value
+    return replace(params, numa=own.get(value, "numactl"), numactl=binding)  # type: ignore[arg-type]
+
+
+def _with_at_most(params: Params, n_threads: int) -> Params:
+    """With no more threads than cores: those too many would only wait for the others."""
+    return replace(
+        params,
+        n_threads=params.n_threads and min(params.n_threads, n_threads),
+        n_threads_batch=params.n_threads_batch and min(params.n_threads_batch, n_threads),
+    )
+
+
 def value_in(params: Params, name: str) -> Value:
     """The value of a dimension in a configuration."""
     if name == "cache_type":
         return params.type_k or DEFAULT_CACHE_TYPE
+    if name == "numa" and params.numactl:
+        return params.numactl
     value: Value | None = getattr(params, name)
+    if isinstance(value, tuple):
+        return text_of(value)
     return DEFAULTS.get(name, 0) if value is None else value
 
 
@@ -167,17 +214,19 @@ def make_space(
     defaults: Params,
     seed: Params,
     wishes: Wishes,
+    bindings: Sequence[str] = (),
 ) -> Space:
     """The parameters that can move the objective here.
 
     Args:
         hardware: with the devices that the binary can use, and no others.
         model: what is loaded.
-        capabilities: of the llama-bench that measures.
+        capabilities: of the program that measures.
         objective: which parts of a request count.
         defaults: what llama.cpp takes by itself, every field set.
         seed: the quick recommendation, whose values are among those tried.
         wishes: of the user.
+        bindings: what numactl can bind to here (`numactl.working`).
 
     Raises:
         ConfigError: a wish names what cannot be searched here.
@@ -186,19 +235,36 @@ def make_space(
         **_threads(hardware.cpu, objective, defaults),
         **_batches(hardware, objective),
         **_placement(hardware, model),
+        **device_dimensions(
+            hardware.gpus,
+            model,
+            capabilities=capabilities,
+            defaults=defaults,
+            seed=seed,
+            wished=wishes.parameters,
+        ),
         **_switches(hardware, model, defaults),
+        **_numa(hardware, model, bindings),
         "cache_type": (DEFAULT_CACHE_TYPE, *wishes.lossy_types),
+        **_serving(objective),
     }
+    target: Target = "batched-bench" if objective.n_parallel > 1 else "bench"
     every = {name: _with_own(name, values, defaults, seed) for name, values in every.items()}
     possible = {
-        name: tuple(v for v in values if _sayable(name, v, capabilities))
+        name: tuple(v for v in values if _sayable(name, v, capabilities, target))
         for name, values in every.items()
     }
     chosen = {name: values for name, values in possible.items() if values}
-    chosen = {**chosen, **_wished(wishes, possible, capabilities)}
+    chosen = {**chosen, **_wished(wishes, possible, capabilities, target)}
     chosen = {**chosen, **_matching_batches(chosen, wishes)}
     dimensions = tuple(Dimension(name=name, values=values) for name, values in chosen.items())
-    whole = Space(dimensions=dimensions, fixed=defaults, all_layers=model.n_offloadable)
+    whole = Space(
+        dimensions=dimensions,
+        fixed=defaults,
+        all_layers=model.n_offloadable,
+        n_devices=len(hardware.gpus),
+        cores={bound_to(node.number): node.cores for node in hardware.nodes},
+    )
     # Every dimension is said, at the default where that may be.
     fixed = whole.with_point(
         defaults,
@@ -225,13 +291,22 @@ def _batches(hardware: Hardware, objective: Objective) -> dict[str, tuple[Value,
     """A test cannot show a ubatch beyond its own prompt, and generation uses none."""
     if "pp" not in objective.parts:
         return {}
-    longest = objective.test("pp").n_prompt
+    longest = objective.test("pp").n_tokens
     ubatches = tuple(n for n in UBATCHES if n <= longest and (n >= 256 or not hardware.gpus))  # noqa: PLR2004
     several = len(hardware.gpus) > 1  # They work on different batches of a prompt at once.
     batches = (
         BATCHES if several else tuple(n for n in BATCHES if n <= max(longest, DEFAULT_N_BATCH))
     )
     return {"n_ubatch": ubatches, "n_batch": batches}
+
+
+def _serving(objective: Objective) -> dict[str, tuple[Value, ...]]:
+    """Slots that all requests fill again and again, without a rest."""
+    several = objective.n_parallel
+    if several == 1:
+        return {}
+    even = tuple(n for n in range(1, several + 1) if several % n == 0)
+    return {"n_parallel": even, "kv_unified": (True, False)}
 
 
 def _placement(hardware: Hardware, model: Model) -> dict[str, tuple[Value, ...]]:
@@ -260,24 +335,34 @@ def _switches(hardware: Hardware, model: Model, defaults: Params) -> dict[str, t
         dimensions["no_kv_offload"] = (False, True)
         if not all_on_gpu:
             dimensions["no_op_offload"] = (False, True)
-    if hardware.cpu.numa_nodes > 1:
-        dimensions["numa"] = ("off", "distribute", "isolate")
     return dimensions
 
 
-def _sayable(name: str, value: Value, capabilities: Capabilities) -> bool:
-    """This llama-bench can be told so."""
+def _numa(
+    hardware: Hardware, model: Model, bindings: Sequence[str]
+) -> dict[str, tuple[Value, ...]]:
+    """llama.cpp's own modes, and bound by numactl: a node alone only where it holds the weights."""
+    if hardware.cpu.numa_nodes < 2:  # noqa: PLR2004 - one node is no choice
+        return {}
+    small = {
+        bound_to(node.number) for node in hardware.nodes if node.free_bytes < model.weight_bytes
+    }
+    return {"numa": ("off", "distribute", "isolate", *(b for b in bindings if b not in small))}
+
+
+def _sayable(name: str, value: Value, capabilities: Capabilities, target: Target) -> bool:
+    """The program that measures can be told so."""
     if name in _OF_A_LOAD and value == DEFAULTS[name]:
         return True  # By saying nothing.
-    params = Space(dimensions=(), fixed=Params()).with_value(Params(), name, value)
-    return not render(params, "bench", capabilities).unsupported
+    said = _with_field(Params(), name, value)
+    return not render(said, target, capabilities).unsupported
 
 
 def _with_own(
     name: str, values: tuple[Value, ...], defaults: Params, seed: Params
 ) -> tuple[Value, ...]:
     """With what llama.cpp takes by itself, and what the rules say, in their places."""
-    if not values or name in ("n_gpu_layers", "n_cpu_moe", "load_mode", "numa", "cache_type"):
+    if not values or name in _COMPLETE:
         return values
     own = [value_in(params, name) for params in (defaults, seed)]
     new = [value for value in dict.fromkeys(own) if value not in values]
@@ -288,7 +373,10 @@ def _with_own(
 
 
 def _wished(
-    wishes: Wishes, possible: Mapping[str, Sequence[Value]], capabilities: Capabilities
+    wishes: Wishes,
+    possible: Mapping[str, Sequence[Value]],
+    capabilities: Capabilities,
+    target: Target,
 ) -> dict[str, tuple[Value, ...]]:
     chosen: dict[str, tuple[Value, ...]] = {}
     for name, values in wishes.parameters.items():
@@ -299,11 +387,17 @@ def _wished(
                 hint=f"on this machine, with this model and objective these are: {searched}",
             )
         for value in values:
-            if not _sayable(name, value, capabilities):
-                flag = FLAGS.get(name, (name,))[0]
+            if not _sayable(name, value, capabilities, target):
+                flag = FLAGS.get(name, (name,))[target != "bench"]
                 raise ConfigError(
-                    f"--param {name}={value}: this llama-bench has no {flag} {value}",
+                    f"--param {name}={value}: this llama-{target} has no {flag} {value}",
                     hint="see `lcm doctor` for what it can",
+                )
+            if name == "numa" and _is_binding(value) and value not in possible[name]:
+                raise ConfigError(
+                    f"--param numa={value}: nothing can be bound so here, or the model does not "
+                    "fit there",
+                    hint="numactl must be installed and allowed to; see `numactl --hardware`",
                 )
             limit = max((v for v in possible[name] if type(v) is int), default=None)
             if name in _BOUNDED and type(value) is int and not 0 <= value <= (limit or value):
@@ -313,6 +407,10 @@ def _wished(
                 )
         chosen[name] = tuple(dict.fromkeys(values))
     return chosen
+
+
+def _is_binding(value: Value) -> bool:
+    return value == INTERLEAVED or str(value).startswith("node")
 
 
 def _matching_batches(

@@ -12,6 +12,7 @@ from autotune.tuning.workload import Value
 
 # Those that gain most often come first.
 _SWITCHES = (
+    "kv_unified",
     "load_mode",
     "flash_attn",
     "repack",
@@ -43,8 +44,8 @@ class Switches:
         incumbent = self._contest.incumbent
         if name != "flash_attn" or value is not True or value_in(incumbent, name) != "auto":
             return False
-        off = self._contest.seconds(self._space.with_value(incumbent, name, value=False))
-        difference = abs(math.log(off / self._contest.seconds(incumbent)))
+        off = self._contest.cost(self._space.with_value(incumbent, name, value=False))
+        difference = abs(math.log(off / self._contest.cost(incumbent)))
         return difference > self._known.noise()
 
     def _toggle(self, name: str, value: Value) -> None:
@@ -62,9 +63,9 @@ class Switches:
             self._contest.consider(other)
 
     def _gain_among(self, readings: Sequence[Reading], mine: Params, other: Params) -> float:
-        """By how much `other` was faster in these readings alone; -1 where it cannot be told."""
-        seconds = [
+        """How much `other` has spared in these readings alone; -1 where it cannot be told."""
+        costs = [
             self._contest.total([r for r in readings if r.visit.params == params])
             for params in (mine, other)
         ]
-        return 1 - seconds[1] / seconds[0] if seconds[0] and seconds[1] else -1.0
+        return 1 - costs[1] / costs[0] if costs[0] and costs[1] else -1.0

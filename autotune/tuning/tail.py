@@ -2,14 +2,18 @@
 
 import math
 import random
+from collections.abc import Collection
+from typing import Protocol
 
 from autotune.llama_cpp.grids import CONTEXT_FIELDS, model_params
 from autotune.params import Params
 from autotune.tuning.contest import GAIN_THAT_COUNTS, Contest
 from autotune.tuning.space import value_in
-from autotune.tuning.study import Study
 from autotune.tuning.visits import Kind, Reading
+from autotune.tuning.workload import Value
 
+# TPE is asked so often for one proposal that is not measured yet.
+_ATTEMPTS = 5
 # Visits of the tail without a gain of 1 %, after which more time would be spent for nothing.
 _PATIENCE = 12
 # Every so many visits of the tail the incumbent is measured again, and compared with itself.
@@ -18,16 +22,26 @@ _ANCHOR_EVERY = 6
 _DRIFT = 4.0
 
 
+class Proposer(Protocol):
+    """What TPE would try next: `Study`, or one that is shared."""
+
+    def proposal(self, numbers: Collection[int], *, nth: int) -> dict[str, Value]:
+        """The nth point of the space, given what came of these trials."""
+        ...
+
+
 class Tail:
     """Goes on until nothing has gained 1 % for long."""
 
-    def __init__(self, contest: Contest, study: Study, seed: int) -> None:
+    def __init__(self, contest: Contest, study: Proposer, seed: int) -> None:
         self._contest = contest
         self._known = contest.known
         self._memory = contest.memory
         self._space = contest.space
         self._study = study
         self._seed = seed
+        self._n_proposed = 0
+        self._shown: frozenset[int] = frozenset()  # Numbers of the trials that TPE is shown.
 
     def walk(self) -> None:
         """Neighbours of the best while there are any, then what Optuna proposes."""
@@ -37,14 +51,14 @@ class Tail:
             n_visits += 1
             if n_visits % _ANCHOR_EVERY == 0:
                 self._check_anchor()
-            best_before = self._contest.seconds(self._contest.incumbent)
+            best_before = self._contest.cost(self._contest.incumbent)
             batch = self._next_batch(rng)
             if not batch:
                 return
             self._contest.visit(Kind.TAIL, "neighbour" if len(batch) > 1 else "proposal", batch)
-            challenger = min(batch, key=self._contest.seconds)
+            challenger = min(batch, key=self._contest.cost)
             self._contest.challenge(challenger)
-            gained = 1 - self._contest.seconds(self._contest.incumbent) / best_before
+            gained = 1 - self._contest.cost(self._contest.incumbent) / best_before
             since_gain = 0 if gained > GAIN_THAT_COUNTS else since_gain + len(batch)
 
     def _next_batch(self, rng: random.Random) -> list[Params]:
@@ -77,9 +91,12 @@ class Tail:
 
     def _proposal(self) -> Params | None:
         """What TPE asks for and is not measured yet: it repeats itself, and we do not."""
-        known = {reading.number for reading in self._known.readings}
-        for attempt in range(5):
-            point = self._study.proposal(known, nth=attempt)
+        nth = self._n_proposed % self._contest.lab.proposals_at_once
+        if not nth:
+            self._shown = frozenset(reading.number for reading in self._known.readings)
+        self._n_proposed += 1
+        for attempt in range(_ATTEMPTS):
+            point = self._study.proposal(self._shown, nth=_ATTEMPTS * nth + attempt)
             params = self._memory.fitted(self._space.with_point(self._space.fixed, point))
             if params is not None and self._contest.is_new(params):
                 return params
@@ -87,7 +104,7 @@ class Tail:
 
     def _check_anchor(self) -> None:
         """Measure the incumbent again: if the machine has changed, what came since is suspect."""
-        before = self._contest.seconds(self._contest.incumbent)
+        before = self._contest.cost(self._contest.incumbent)
         (reading,) = self._contest.visit(
             Kind.ANCHOR, "drift", [self._contest.incumbent], may_lose=False
         )

@@ -5,10 +5,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from autotune.hardware.activity import Activity
-from autotune.tuning import events, prepare
+from autotune.tuning import events
 from autotune.tuning.clock import RealClock
+from autotune.tuning.ground import Order, look_around, sameness_of
+from autotune.tuning.instruments import bench_of, servers_of
 from autotune.tuning.lab import Limits
-from autotune.tuning.prepare import Order
+from autotune.tuning.plan import memory_of, plan_of
 from autotune.tuning.session import Session, Tuned
 from autotune.tuning.space import Wishes
 from autotune.tuning.study import Study
@@ -41,15 +43,17 @@ def tune(
     limits = Limits(budget_s=request.budget_s if budget_s is None else budget_s)
     wishes = Wishes(parameters=dict(request.parameters))
     order = Order(model=Path(model), workload=request, wishes=wishes, limits=limits, seed=seed)
-    ground = prepare.look_around(order, os.environ)
-    plan, facts = prepare.plan_of(order, ground, ())
+    ground = look_around(order, os.environ)
+    plan, facts = plan_of(order, ground, ())
     activity = Activity()
     return Session(
         plan,
-        bench=prepare.bench_of(order, ground, activity),
+        bench=bench_of(order, ground, activity),
         study=Study.create(study, plan.space, facts, seed=seed),
-        memory=prepare.memory_of(order, ground, plan.objective),
+        memory=memory_of(order, ground, plan.objective),
         clock=RealClock(),
         observe=activity.read,
         tell=tell,
+        check=sameness_of(ground),
+        serves=servers_of(order, ground),
     ).run()

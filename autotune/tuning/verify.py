@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from autotune.llama_cpp.records import FailureKind
 from autotune.params import Params
 from autotune.stats import LEAST_PAIRS, PRIOR_SD, Comparison, compare
 from autotune.tuning import events
@@ -45,7 +46,7 @@ def repetitions_of(lab: Lab, visits: Sequence[Visit]) -> int:
     """Of each test in a round: what is short beside a load is repeated while that is there."""
     load_s = lab.costs.load_s()
     tests_s = lab.cost_s(visits) / max(len(visits), 1) - load_s
-    return min(max(round(load_s / max(4 * tests_s, 0.1)), lab.least_repetitions()), 3)
+    return max(min(round(load_s / max(4 * tests_s, 0.1)), 3), lab.least_repetitions())
 
 
 def round_s(lab: Lab, baseline: Params, candidates: Sequence[Params]) -> float:
@@ -117,6 +118,7 @@ class Verifier:
             (reading,) = self._lab.visit([visit])
             if reading.failure:
                 self._candidates.remove(params)
+                self._doubt(reading)
 
     def _source(self, name: str) -> str:
         return INTERRUPTED if self._lab.hurried else name
@@ -138,15 +140,22 @@ class Verifier:
         if any(reading.disturbed for reading in readings):
             self._disturbed += 1
             return
-        baseline_s = self._seconds(by_params[self._baseline], by_params[self._baseline])
+        self._doubt(next((r for r in readings if r.failure), readings[0]))
+        baseline_cost = self._cost_of(by_params[self._baseline], by_params[self._baseline])
         for params in list(self._candidates):
             if by_params[params].failure:
                 self._candidates.remove(params)  # It failed, now: it is not for shipping.
                 del self._log_ratios[params]
                 continue
-            seconds = self._seconds(by_params[params], by_params[self._baseline])
-            if baseline_s is not None and seconds is not None:
-                self._log_ratios[params].append(math.log(baseline_s / seconds))
+            cost = self._cost_of(by_params[params], by_params[self._baseline])
+            if baseline_cost is not None and cost is not None:
+                self._log_ratios[params].append(math.log(baseline_cost / cost))
+
+    def _doubt(self, reading: Reading) -> None:
+        """What has failed was measured before: is it at fault, or does nothing work any more?"""
+        failure = reading.failure
+        if failure and failure.kind is not FailureKind.OOM and not self._lab.hurried:
+            self._lab.ask_whether_it_is_well(Kind.WHOLE)
 
     def _changed_parts(self, params: Params) -> tuple[Part, ...]:
         if params == self._baseline:
@@ -157,18 +166,19 @@ class Verifier:
             part for part in self._objective.parts if key(params, part) != key(self._baseline, part)
         )
 
-    def _seconds(self, reading: Reading, baseline: Reading) -> float | None:
+    def _cost_of(self, reading: Reading, baseline: Reading) -> float | None:
         """Of a request; a part that the candidate does not change is the baseline's."""
         total = 0.0
         for part in self._objective.parts:
             mine = reading if part in reading.visit.parts else baseline
             measured = mine.measured(part)
-            if measured:
-                total += self._objective.part_seconds(part, measured.samples_ns)
-            elif part in mine.visit.parts:
+            if part not in mine.visit.parts:  # Nobody changes it.
+                total += self._lab.knowledge.part_cost(self._baseline, part) or 0.0
+                continue
+            cost = self._objective.part_cost(part, measured) if measured else None
+            if cost is None:
                 return None
-            else:  # Nobody changes it.
-                total += self._lab.knowledge.part_seconds(self._baseline, part) or 0.0
+            total += cost
         return total
 
     def _best(self, confidence: float) -> tuple[Params, Comparison] | None:
@@ -184,7 +194,7 @@ class Verifier:
         best = max(compared, key=lambda params: compared[params].ratio)
         tied = [p for p in compared if p == best or self._is_tied(p, best)]
         shown = [p for p in tied if compared[p].shown_better]
-        chosen = min(shown, key=self._cost) if shown else best
+        chosen = min(shown, key=self._price) if shown else best
         return chosen, self._looked_at_often(compared[chosen])
 
     def _looked_at_often(self, seen: Comparison) -> Comparison:
@@ -201,7 +211,7 @@ class Verifier:
         between = compare([a - b for a, b in pairs], confidence=LAST_CONFIDENCE)
         return between.low <= 1 and between.ratio < 1 + _TIE
 
-    def _cost(self, params: Params) -> tuple[int, int, int]:
+    def _price(self, params: Params) -> tuple[int, int, int]:
         """Nearest the defaults, then fewer threads, then less memory."""
         threads = (params.n_threads or 0) + (params.n_threads_batch or 0)
         distance = self._space.distance(params, self._baseline)

@@ -1,7 +1,7 @@
 """One step of the search: what is measured and why, and what came of it."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from autotune.llama_cpp.records import Failure, Measurement, Outcome
@@ -48,6 +48,10 @@ class Reading:
     elapsed_s: float  # Of the study, at its end.
     number: int  # Of the Optuna trial.
 
+    def bare(self) -> "Reading":
+        """Without what only the record needs: llama-bench's words take kilobytes a test."""
+        return replace(self, outcomes={part: _bare(o) for part, o in self.outcomes.items()})
+
     @property
     def failure(self) -> Failure | None:
         """The first part that failed."""
@@ -57,3 +61,10 @@ class Reading:
         """What was measured of a part, if it was."""
         outcome = self.outcomes.get(part)
         return outcome if isinstance(outcome, Measurement) else None
+
+
+def _bare(outcome: Outcome) -> Outcome:
+    if isinstance(outcome, Failure):
+        return outcome  # Whoever reads of it wants all that is known.
+    run = replace(outcome.run, argv=(), removed_environment={}, before={}, after={})
+    return replace(outcome, run=run, record={})

@@ -7,7 +7,8 @@ from autotune.tuning import events
 from autotune.tuning.clock import Clock
 from autotune.tuning.disturbance import disturbance, quiet
 from autotune.tuning.objective import Objective, Part
-from autotune.tuning.visits import Visit
+from autotune.tuning.power import PowerLimits
+from autotune.tuning.visits import Reading, Visit
 
 # So long is waited for a quiet machine at one time, and so much of the budget in all.
 MOST_WAIT_S, MOST_WAIT_SHARE = 60.0, 0.15
@@ -36,6 +37,7 @@ class Watch:
         self._most_s = None if budget_s is None else MOST_WAIT_SHARE * budget_s
         self._tell = tell
         self._since: State = {}
+        self._limits = PowerLimits()
 
     def test_begins(self) -> None:
         """Its warm-up has begun; what is dropped before it ends has no record of its own."""
@@ -56,10 +58,25 @@ class Watch:
             else:
                 before, after = self._since, self._observe()
             threads = objective.trial(visit.params, part).params.n_threads or self._n_cpus
-            why = disturbance(before, after, n_threads=threads, n_cpus=self._n_cpus)
+            held = self._held_back(visit, part, before, after, objective)
+            why = disturbance(before, after, n_threads=threads, n_cpus=self._n_cpus) or held
             if why:
                 return why
         return ""
+
+    def learn(self, reading: Reading, objective: Objective) -> None:
+        """What an earlier session has seen of limits of power is not news to this one."""
+        for part in reading.visit.parts:
+            measured = reading.measured(part)
+            if measured:
+                run = measured.run
+                self._held_back(reading.visit, part, run.before, run.after, objective)
+
+    def _held_back(
+        self, visit: Visit, part: Part, before: State, after: State, objective: Objective
+    ) -> str:
+        key = objective.key(visit.params, part)
+        return self._limits.news(visit.kind, part, key, before, after)
 
     def repeats(self, elapsed_s: float) -> float:
         """How many times as long measuring takes here as its tests do, by what was seen."""

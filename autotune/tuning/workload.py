@@ -13,20 +13,42 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
 
+from autotune import files
 from autotune.errors import ConfigError
-from autotune.model.footprint import CACHE_TYPES
-from autotune.params import LoadMode
+from autotune.model.footprint import CACHE_TYPES, MOST_SLOTS
+from autotune.params import LoadMode, SplitMode
 
-Objective = Literal["request", "pp", "tg"]
+Objective = Literal["request", "pp", "tg", "efficiency"]
 Value: TypeAlias = int | bool | str
 
+_MOST_BYTES = 1 << 18  # The presets have some hundred; what is larger is no such file.
 DEFAULT_BUDGET_S = 600.0  # As in configs/chat.toml, the default preset.
 UNTIL_STOPPED = "until stopped"
 
 _MOST = 2**31 - 1  # llama-bench reads whole numbers into C's int.
 _SWITCH: tuple[Value, ...] = (True, False)
-# What a parameter may be: a whole number of at least this, or one of these.
-_DIMENSIONS: dict[str, int | tuple[Value, ...]] = {
+_AUTO = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    """Several parts in one value, `/` between them as in llama-bench; or what llama.cpp chooses."""
+
+    part: re.Pattern[str]
+    example: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Word:
+    """One of these, or a word that is like an example."""
+
+    words: tuple[str, ...]
+    others: re.Pattern[str]
+    example: str
+
+
+# What a parameter may be: a whole number from this on, one of these, such a list, such a word.
+_DIMENSIONS: dict[str, int | tuple[Value, ...] | _List | _Word] = {
     "n_threads": 1,
     "n_threads_batch": 1,
     "n_batch": 1,
@@ -34,17 +56,27 @@ _DIMENSIONS: dict[str, int | tuple[Value, ...]] = {
     "flash_attn": (*_SWITCH, "auto"),
     "n_gpu_layers": 0,
     "n_cpu_moe": 0,
+    "devices": _List(re.compile(r"[A-Za-z0-9_.:\[\]][A-Za-z0-9_.:\[\]-]{0,63}"), "CUDA0/CUDA1"),
+    "split_mode": get_args(SplitMode),
+    "main_gpu": 0,
+    "tensor_split": _List(re.compile(r"[0-9]{1,6}(\.[0-9]{1,6})?"), "3/1"),
     "load_mode": get_args(LoadMode),
     "no_op_offload": _SWITCH,
     "no_kv_offload": _SWITCH,
     "repack": _SWITCH,
-    "numa": ("distribute", "isolate", "numactl"),
+    "numa": _Word(
+        ("distribute", "isolate", "numactl", "interleave", "off"),
+        re.compile(r"node[0-9]{1,3}"),
+        "node0",
+    ),
     "cache_type": CACHE_TYPES,  # Of K and V together.
+    "n_parallel": 1,
+    "kv_unified": _SWITCH,
 }
 DIMENSIONS = tuple(_DIMENSIONS)
 
 _TABLES = {
-    "request": ("n_prompt", "n_gen", "n_depth"),
+    "request": ("n_prompt", "n_gen", "n_depth", "n_parallel"),
     "search": ("budget", "objective"),
     "parameters": DIMENSIONS,
 }
@@ -69,6 +101,7 @@ class Workload:
     n_prompt: int  # Tokens of the prompt that must be processed.
     n_gen: int  # Tokens that are generated.
     n_depth: int = 0  # Tokens that are in the cache before.
+    n_parallel: int = 1  # Requests that are there at once.
     objective: Objective = "request"
     budget_s: float | None = DEFAULT_BUDGET_S  # None: until stopped.
     # Dimensions that are fixed, by one value, or narrowed, by several.
@@ -137,7 +170,7 @@ def _presets() -> Path:
 
 def _load(path: Path) -> Workload:
     try:
-        return _workload(path.stem, tomllib.loads(path.read_text(encoding="utf-8")))
+        return _workload(path.stem, tomllib.loads(files.read(path, _MOST_BYTES).decode()))
     except OSError as error:
         raise ConfigError(
             f"the workload {path} cannot be read: {error.strerror}",
@@ -158,12 +191,22 @@ def _workload(name: str, top: dict[str, Any]) -> Workload:
     if not isinstance(description, str):
         raise _Wrong(f"description is {description!r}, not a text")
     request, search, parameters = (_table(top, table) for table in _TABLES)
+    n_depth = _whole("n_depth", request.get("n_depth", 0), 0)
+    n_parallel = _whole("n_parallel", request.get("n_parallel", 1), 1)
+    if n_parallel > MOST_SLOTS:
+        raise _Wrong(f"n_parallel is {n_parallel}, not from 1 to {MOST_SLOTS}")
+    if n_depth and n_parallel > 1:
+        raise _Wrong(
+            "n_depth and n_parallel exclude each other: llama-batched-bench fills no cache "
+            "beforehand, so count those tokens in n_prompt"
+        )
     return Workload(
         name=name,
         description=description,
         n_prompt=_whole("n_prompt", request.get("n_prompt"), 1),
         n_gen=_whole("n_gen", request.get("n_gen"), 1),
-        n_depth=_whole("n_depth", request.get("n_depth", 0), 0),
+        n_depth=n_depth,
+        n_parallel=n_parallel,
         objective=_objective(search.get("objective", "request")),
         budget_s=_budget(search.get("budget", DEFAULT_BUDGET_S)),
         parameters={
@@ -226,11 +269,31 @@ def _checked(name: str, value: object) -> Value:
     allowed = _DIMENSIONS[name]
     if isinstance(allowed, int):
         return _whole(name, value, allowed)
+    if isinstance(allowed, _List):
+        return _parts(name, value, allowed)
+    if isinstance(allowed, _Word):
+        return _word(name, value, allowed)
     for one in allowed:
         if value == one and type(value) is type(one):  # 1 equals True, and is not meant.
             return one
     choices = " or ".join(str(one).lower() for one in allowed)
     raise _Wrong(f"{name} is {value!r}, not {choices}")
+
+
+def _parts(name: str, value: object, allowed: _List) -> str:
+    if value == _AUTO:
+        return _AUTO
+    parts = value.split("/") if isinstance(value, str) else []
+    if not parts or not all(map(allowed.part.fullmatch, parts)):
+        raise _Wrong(f"{name} is {value!r}, not {_AUTO} or such as {allowed.example}")
+    return "/".join(parts)
+
+
+def _word(name: str, value: object, allowed: _Word) -> str:
+    if isinstance(value, str) and (value in allowed.words or allowed.others.fullmatch(value)):
+        return value
+    choices = " or ".join(allowed.words)
+    raise _Wrong(f"{name} is {value!r}, not {choices}, or such as {allowed.example}")
 
 
 def _value(name: str, word: str) -> Value:
@@ -239,6 +302,8 @@ def _value(name: str, word: str) -> Value:
     if isinstance(allowed, int):
         # Ten digits hold every C int; int() itself refuses thousands of them.
         return int(word) if re.fullmatch(r"-?[0-9]{1,10}", word) else word
+    if isinstance(allowed, (_List, _Word)):
+        return word
     return _WORDS.get(word, word) if True in allowed else word
 
 

@@ -3,17 +3,17 @@
 from collections.abc import Sequence
 
 import pytest
-from fakes.simulator import SimulatedMachine
+from fakes.virtual import VirtualMachine
 
-from autotune.llama_cpp.bench import Bench
-from autotune.llama_cpp.grid_run import Event, Progress, Result
+from autotune.llama_cpp.bench import BatchedBench, Bench
 from autotune.llama_cpp.grids import Trial
 from autotune.llama_cpp.patience import Phase
+from autotune.llama_cpp.program_run import Event, Progress, Result
 from autotune.llama_cpp.records import Failure, FailureKind, Measurement
 from autotune.llama_cpp.records import Test as BenchTest
 from autotune.params import Params
 
-Measures = Bench | SimulatedMachine
+Measures = Bench | BatchedBench | VirtualMachine
 
 PP, TG, DEEP = BenchTest(n_prompt=16), BenchTest(n_gen=4), BenchTest(n_gen=4, n_depth=8)
 

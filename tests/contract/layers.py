@@ -15,7 +15,7 @@ Sources: TypeAlias = Mapping[str, str]
 
 PACKAGE = "autotune"
 
-_BASE = frozenset({"params", "errors"})
+_BASE = frozenset({"params", "errors", "files", "json_text", "shell"})
 _KNOWLEDGE = _BASE | {"recommend", "llama_cpp", "hardware", "model", "stats", "words"}
 # Which rooms a room may know besides itself.
 ARROWS = {
@@ -31,6 +31,9 @@ ARROWS = {
     "stats": frozenset(),
     "words": _BASE,
     "errors": frozenset(),
+    "files": frozenset(),
+    "json_text": frozenset(),
+    "shell": frozenset(),
 }
 
 # Where each package from outside may be imported: a file, or a folder with all that it holds.
@@ -38,11 +41,12 @@ HOMES = {
     "jinja2": "autotune/results/report/page.py",
     "markupsafe": "autotune/results/report/page.py",
     "matplotlib": "autotune/results/report/charts.py",
-    "optuna": "autotune/tuning/study.py",
+    "optuna": "autotune/tuning/study/",
     "pandas": "autotune/results/export.py",
     "psutil": "autotune/hardware/",
     "pynvml": "autotune/hardware/",
     "rich": "autotune/cli/live.py",
+    "sqlalchemy": "autotune/tuning/study/",
     "typer": "autotune/cli/",
     "yaml": "autotune/results/apply/yaml_text.py",
 }

@@ -49,6 +49,7 @@ def test_recommending_does_not_load_what_starts_or_examines(tiny: Path) -> None:
 
     modules = set(_IMPORT.findall(done.stderr))
     others = {"cli.start", "cli.saved", "cli.diagnosis", "cli.deep", "llama_cpp.checkup"}
+    others |= {"llama_cpp.process", "llama_cpp.devices", "hardware.metal", "hardware.tools"}
     assert done.returncode == 0
     assert "autotune.cli.compose" in modules
     assert modules & {f"autotune.{name}" for name in others} == set()

@@ -16,10 +16,10 @@ from fakes.oracle import rpc_server
 from autotune.errors import LlamaCppUnusable
 from autotune.llama_cpp.bench import Bench, Run
 from autotune.llama_cpp.capabilities import Capabilities
-from autotune.llama_cpp.grid_run import Progress, Result
 from autotune.llama_cpp.grids import Trial
 from autotune.llama_cpp.locate import Program
 from autotune.llama_cpp.patience import Phase
+from autotune.llama_cpp.program_run import Progress, Result
 from autotune.llama_cpp.records import Failure, FailureKind, Measurement, Outcome
 from autotune.llama_cpp.records import Test as BenchTest
 from autotune.params import Params

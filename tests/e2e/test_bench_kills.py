@@ -15,9 +15,9 @@ import pytest
 from fakes.benches import TOKEN, bench_of, fake_bench, left_behind, marked, outcomes
 from lcm_process import REPOSITORY
 
-from autotune.llama_cpp.grid_run import Result
 from autotune.llama_cpp.grids import Trial
 from autotune.llama_cpp.locate import Program
+from autotune.llama_cpp.program_run import Result
 from autotune.llama_cpp.records import Failure, FailureKind, Measurement
 from autotune.llama_cpp.records import Test as BenchTest
 from autotune.params import Params
@@ -33,7 +33,7 @@ sys.path[:0] = sys.argv[2:]
 import signal
 from pathlib import Path
 from fakes.benches import bench_of, fake_bench
-from autotune.llama_cpp.grid_run import Result
+from autotune.llama_cpp.program_run import Result
 from autotune.llama_cpp.grids import Trial
 from autotune.llama_cpp.records import Measurement, Test
 from autotune.params import Params
@@ -151,3 +151,18 @@ def test_the_driver_killed_at_random_leaves_nothing_and_tells_all(
         assert told == [str(n) for n in range(1, len(told) + 1)]
         if number != signal.SIGKILL:  # Nobody can tell anything after that.
             assert len(told) >= flushed
+
+
+@pytest.mark.llama_cpp
+def test_runs_that_end_or_are_stopped_leave_no_file_open(llama_cpp_dir: Path, tiny: Path) -> None:
+    command = (str(llama_cpp_dir / "llama-bench"),)
+    bench = bench_of(Program(name="llama-bench", command=command, found_by="tests"), tiny)
+    trials = [Trial(Params(n_threads=1), BenchTest(n_gen=4))]
+    n_open = []
+    for n in range(40):
+        with bench.run(trials, repetitions=1) as run:
+            for _ in run:
+                if n % 3 == 2:
+                    run.stop()
+        n_open.append(len([*Path("/proc/self/fd").iterdir()]))
+    assert n_open == [n_open[0]] * 40

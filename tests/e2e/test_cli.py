@@ -26,7 +26,7 @@ from fakes.zoo import ZOO, Spec, Trunk, dense, spec
 from jsonschema import Draft202012Validator
 from lcm_process import REPOSITORY, run_lcm
 
-from autotune import __version__
+from autotune import __version__, json_text
 from autotune.cli import main
 
 Json = dict[str, Any]
@@ -348,7 +348,7 @@ def test_a_model_of_any_name_is_recommended_for(name: bytes, tmp_path: Path, tin
 
     done = run_lcm("--run", "--model", os.fsdecode(name), "--optimize", cwd=tmp_path)
 
-    printed = json.loads(done.stdout)
+    printed = json_text.loads(done.stdout)
     assert os.fsencode(printed["model"]["path"]) == name
     assert os.fsencode(printed["command"]["llama-cli"][2]) == name
     assert no_control_characters(done.stdout + done.stderr)
@@ -569,7 +569,7 @@ def test_a_bug_is_exit_70_with_the_version_and_no_traceback(
     def broken_analysis(_: Path) -> None:
         raise ZeroDivisionError("a bug of the test's own")
 
-    monkeypatch.setattr("autotune.model.analyze_model", broken_analysis)
+    monkeypatch.setattr("autotune.cli.recommendation.analyze_model", broken_analysis)
     monkeypatch.delenv("LCM_DEBUG", raising=False)
 
     code = main(["--run", "--model", str(tiny), "--optimize"])
@@ -587,7 +587,7 @@ def test_a_bug_shows_its_traceback_to_those_who_ask(
     def broken_analysis(_: Path) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("autotune.model.analyze_model", broken_analysis)
+    monkeypatch.setattr("autotune.cli.recommendation.analyze_model", broken_analysis)
     monkeypatch.setenv("LCM_DEBUG", "1")
 
     with pytest.raises(ZeroDivisionError):

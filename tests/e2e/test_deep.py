@@ -180,7 +180,7 @@ def finished(folder: Path) -> int:
 def test_an_interrupt_keeps_everything_and_says_how_to_go_on(
     tiny: Path, results: Path, number: signal.Signals, code: int
 ) -> None:
-    with popen(arguments(tiny, budget="60s")) as process:
+    with popen(arguments(tiny, budget="30s")) as process:
         until_trials(results, 6)
         process.send_signal(number)
         asked = time.monotonic()
@@ -195,7 +195,7 @@ def test_an_interrupt_keeps_everything_and_says_how_to_go_on(
     (folder,) = studies(results)
     before = {t.number for t in trials_of(folder) if t.state.is_finished()}
 
-    again = run_lcm(*arguments(tiny, "--resume", budget="60s"))
+    again = run_lcm(*arguments(tiny, "--resume", budget="30s"))
 
     assert again.returncode == 0, again.stderr
     assert studies(results) == [folder]
@@ -308,6 +308,7 @@ def test_two_may_not_write_one_study(tiny: Path, results: Path) -> None:
         (["--until", "late"], "--until is 'late'"),
         (["--until", "07:00"], "--budget and --until exclude each other"),
         (["--resume", "--fresh"], "--resume and --fresh exclude each other"),
+        (["--fresh", "--storage", "mysql://db/x"], "--fresh is for a study of this machine alone"),
         (["--resume"], "there is no unfinished study"),
         (["--param", "n_ubatch"], "--param n_ubatch"),
         (["--param", "n_gpu_layers=1"], "n_gpu_layers moves nothing here"),

@@ -2,8 +2,6 @@
 
 import json
 import math
-import os
-import signal
 import statistics
 import subprocess
 import sys
@@ -17,7 +15,7 @@ from typing import Any
 import optuna
 import pytest
 from fakes.layered import LAYERS, write_layered
-from fakes.oracle import free_port
+from fakes.oracle import limited_device
 from lcm_process import run_lcm
 
 pytestmark = pytest.mark.llama_cpp
@@ -92,7 +90,7 @@ def best_of_grid(bench: Path, model: Path) -> Setting:
     return min(seen, key=seen.__getitem__)
 
 
-def slower_by(one: Setting, other: Setting, bench: Path, model: Path, rounds: int = 7) -> float:
+def slower_by(one: Setting, other: Setting, bench: Path, model: Path, rounds: int = 5) -> float:
     """How many times as long `one` takes, by interleaved rounds; what is equal is not measured."""
     if one == other:
         return 1.0
@@ -162,22 +160,6 @@ def test_the_verdict_stays_right_beside_a_busy_neighbour(gemma: Path, llama_cpp_
     assert is_close(ours, DEFAULTS, llama_cpp_dir / "llama-bench", gemma)
 
 
-@contextmanager
-def device_of(program: Path, kib: int) -> Iterator[str]:
-    """A device server of so much memory, started anew whenever its memory has ended it."""
-    endpoint = f"127.0.0.1:{free_port()}"
-    loop = (
-        f'while :; do (ulimit -v {kib}; exec "$0" -H 127.0.0.1 -p {endpoint.rpartition(":")[2]} '
-        "-t 1) >/dev/null 2>&1; sleep 0.1; done"
-    )
-    with subprocess.Popen(["/bin/sh", "-c", loop, str(program)], start_new_session=True) as server:
-        try:
-            time.sleep(1)
-            yield endpoint
-        finally:
-            os.killpg(server.pid, signal.SIGKILL)
-
-
 def layers_tried(results: Path) -> list[tuple[int, int, str]]:
     """The layers on the device, the ubatch, and the failure of every prompt that was tried."""
     (database,) = results.glob("studies/*/study.db")
@@ -197,7 +179,7 @@ def test_layers_and_the_memory_cliff_of_a_device_are_found(
     write_layered(model)
 
     # It says that it has all of this machine's memory, and has room for about ten of 25 layers.
-    with device_of(llama_cpp_dir / "ggml-rpc-server", 100_000) as endpoint:
+    with limited_device(llama_cpp_dir / "ggml-rpc-server", 100_000) as endpoint:
         answer = deep(model, "--", "--rpc", endpoint, budget="75s")
 
     tried = layers_tried(results)

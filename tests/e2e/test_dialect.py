@@ -136,6 +136,8 @@ def test_the_commands_above_have_every_flag_that_is_ever_recommended() -> None:
         ),
         *(Params(numa=kind) for kind in ("distribute", "isolate", "numactl")),
         Params(tensor_split=(0.0, 33.0, 2.5)),
+        *(Params(split_mode=mode) for mode in ("none", "layer", "row", "tensor")),
+        Params(split_mode="none", main_gpu=0),
     ],
     ids=lambda params: " ".join(command("cli", params)[3:]),
 )

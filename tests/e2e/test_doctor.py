@@ -23,15 +23,17 @@ from lcm_process import REPOSITORY, run_lcm
 from autotune.cli.answer import DoctorAnswer
 from autotune.cli.diagnosis import doctor_answer
 from autotune.hardware import Gpu, Hardware, Root, Storage
+from autotune.hardware.energy import Metered
 from autotune.hardware.governor import read_governor
-from autotune.llama_cpp.capabilities import Capabilities, Device
+from autotune.llama_cpp.capabilities import Capabilities
 from autotune.llama_cpp.checkup import Checked
+from autotune.llama_cpp.devices import Device
 from autotune.llama_cpp.locate import Program
 
 Json = dict[str, Any]
 
 SCHEMA = json.loads((REPOSITORY / "docs" / "schema.json").read_text(encoding="utf-8"))
-PROGRAMS = ["llama-bench", "llama-cli", "llama-server", "llama-fit-params"]
+PROGRAMS = ["llama-bench", "llama-batched-bench", "llama-cli", "llama-server", "llama-fit-params"]
 GIB = 1 << 30
 
 
@@ -136,8 +138,8 @@ def test_the_texts_stand_in_one_column() -> None:
     lines = run_lcm("doctor").stdout.splitlines()
 
     rows = lines[: lines.index("")]
-    assert {line[17] for line in rows} == {" "}
-    assert {line[18] for line in rows} & {" "} == set()
+    assert {line[20] for line in rows} == {" "}
+    assert {line[21] for line in rows} & {" "} == set()
     assert [row.split()[0] for row in rows][:3] == ["machine", "system", "cores"]
 
 
@@ -291,10 +293,16 @@ def checked(*devices: Device) -> list[Checked]:
 
 
 def doctor(
-    hardware: Hardware, *, governor: str | None = None, programs: list[Checked] | None = None
+    hardware: Hardware,
+    *,
+    governor: str | None = None,
+    programs: list[Checked] | None = None,
+    metered: Metered | None = None,
 ) -> DoctorAnswer:
     storage = Storage(filesystem="ext4", device="/dev/sda", rotational=False, network=False)
-    answer = doctor_answer(hardware, storage, governor, programs or checked(), None)
+    answer = doctor_answer(
+        hardware, storage, governor, programs or checked(), None, metered=metered or Metered()
+    )
     assert invalid(answer) == []
     return answer
 
@@ -318,6 +326,24 @@ CARD = Gpu(
     compute_capability="8.9",
 )
 CUDA0 = Device(name="CUDA0", description="NVIDIA GeForce RTX 4090", total_mib=24000, free_mib=23000)
+
+
+def test_a_counter_of_joules_that_cannot_be_read_is_noted_with_what_to_do() -> None:
+    path = "/sys/class/powercap/intel-rapl:0/energy_uj"
+
+    answer = doctor(machine(), governor="performance", metered=Metered(hidden=(path,)))
+
+    assert [path in finding["what"] for finding in answer["findings"]] == [True]
+    assert "sudo chmod a+r" in answer["findings"][0]["remedy"]
+    assert answer["healthy"]
+
+
+def test_what_counts_joules_is_told() -> None:
+    counted = ("CPU package 0", "GPU 0")
+
+    answer = doctor(machine(), governor="performance", metered=Metered(of=counted))
+
+    assert (answer["energy"]["of"], answer["findings"]) == ([*counted], [])
 
 
 def test_a_machine_without_limits_has_nothing_to_note() -> None:

@@ -17,6 +17,7 @@ from memory_table import (
     LOWEST,
     MEBI,
     OTHERS,
+    Case,
     Oracle,
     cases,
     misfits,
@@ -26,7 +27,7 @@ from memory_table import (
 
 from autotune.model import analyze_model
 from autotune.model.footprint import footprint
-from autotune.params import Params, Program
+from autotune.params import ALL_LAYERS, Params, Program
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -50,6 +51,27 @@ def test_memory_is_what_llama_cpp_says(llama_cpp: Oracle, tmp_path: Path, name: 
     cells = llama_cpp.cells(name, file, cases(name))
 
     print(f"{HEADER}\n{summary(name, cells)}")  # noqa: T201 - pytest shows it with -rA
+    assert misfits(cells) == []
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        Params(n_ctx=32768, tensor_split=(0.0, 1.0), n_gpu_layers=ALL_LAYERS),
+        Params(n_ctx=32768, tensor_split=(1.0, 0.0), n_gpu_layers=ALL_LAYERS),
+        Params(n_ctx=32768, tensor_split=(0.0, 1.0), n_gpu_layers=10),
+    ],
+    ids=["the second has all", "the first has all", "the second has some"],
+)
+def test_a_device_without_layers_is_one_to_llama_cpp(
+    llama_cpp: Oracle, tmp_path: Path, params: Params
+) -> None:
+    """Where two hold all between them, several ubatches are in flight, also if one holds none."""
+    file = tmp_path / "model.gguf"
+    ZOO["llama3-8b"]().write(file)
+
+    cells = llama_cpp.cells("llama3-8b", file, [Case(params=params, n_devices=2)])
+
     assert misfits(cells) == []
 
 

@@ -326,7 +326,7 @@ def test_a_screen_reader_hears_names_of_everything(browser: Chrome, pages: dict[
         names = [name for found, name in said if found == role]
         assert all(names), role
         assert names, role
-    assert levels(tree) == [1, *[2] * 10]
+    assert levels(tree) == [1, *[2] * 11]
     assert browser.find_element(By.TAG_NAME, "html").get_attribute("lang") == "en"
     assert browser.title.startswith("Llama 3.1 8B Instruct: 1.27x faster")
 

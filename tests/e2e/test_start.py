@@ -132,6 +132,15 @@ def test_the_users_environment_is_the_programs(
     assert run_lcm("run", "--model", tiny).stdout == "[1]\n"
 
 
+def test_the_program_is_not_told_where_studies_are_shared(
+    programs: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LCM_STORAGE", "postgresql://lcm:secret@db.example/lcm")
+    write_program(programs / "llama-cli", help_text=SERVER_HELP, work='echo "[$LCM_STORAGE]"')
+
+    assert run_lcm("run", "--model", tiny).stdout == "[]\n"
+
+
 @pytest.mark.parametrize("mode", [[], ["--mode", "cli"], ["--mode", "server"]], ids=" ".join)
 def test_a_dry_run_prints_what_would_be_started(
     mode: list[str], programs: Path, tiny: Path
@@ -402,6 +411,25 @@ def test_a_saved_answer_starts_what_it_recommended(
     assert sorted(shlex.split(done.stdout)) == sorted(recommended)
     assert f"lcm: llama-server with the parameters of {file}" in done.stderr
     assert "another model" not in done.stderr
+
+
+@pytest.mark.usefixtures("programs")
+def test_what_was_measured_bound_to_a_node_is_started_bound(
+    programs: Path, tiny: Path, tmp_path: Path
+) -> None:
+    """By the real numactl: node 0 is there on every machine."""
+    file = saved_answer(tmp_path, tiny, numa="numactl")
+    answer = json.loads(file.read_text())
+    answer["recommended_params"]["numactl"] = "node0"
+    file.write_text(json.dumps(answer))
+
+    done = run_lcm("run", "--model", tiny, "--mode", "server", "--config", file)
+    shown = dry("--model", tiny, "--mode", "server", "--config", file)
+
+    words = started(programs / "llama-server")
+    assert done.returncode == 0
+    assert shown == [shown[0], "--cpunodebind=0", "--membind=0", *words]
+    assert Path(shown[0]).name == "numactl"
 
 
 @pytest.mark.usefixtures("programs")

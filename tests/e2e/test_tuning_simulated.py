@@ -2,22 +2,25 @@
 15 minutes each, in virtual time.
 
 Everything follows from the seeds, so a figure that holds once holds always, and one that does not
-is a change of the method. The table of `benchmarks/simulated.py` is of the same sessions.
+is a change of the method. The table of `benchmarks/tuner.py` is of the same sessions.
 """
 
 import statistics
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import cache
-from math import comb
+from math import comb, log2
 
 import pytest
-from fakes.simulator import Options, SimulatedMachine, cpu16, flat, moe, partial_offload
+from fakes.simulated_hosts import card, dense_30b
+from fakes.simulator import Options, SimulatedMachine, cpu16, flat, moe, partial_offload, two_cards
+from fakes.surfaces import partial_surface
 from fakes.tuned import CHAT, LONG_PROMPT, N_CTX, Simulated, tune_simulated
 
 from autotune.llama_cpp.records import FailureKind
 from autotune.llama_cpp.records import Test as BenchTest
-from autotune.params import Params
+from autotune.params import ALL_LAYERS, Params
 from autotune.tuning.memory import Memory
 from autotune.tuning.visits import DECIDING, Reading
 from autotune.tuning.workload import Workload
@@ -47,7 +50,7 @@ def sessions(name: str, *, busy: bool = False, seeds: int | None = None) -> tupl
 @pytest.fixture(scope="module", autouse=True)
 def _forgotten_afterwards() -> Iterator[None]:
     yield
-    for cached in (sessions, crashing, on_the_edge):
+    for cached in (sessions, crashing, on_the_edge, spread):
         cached.cache_clear()
 
 
@@ -231,3 +234,88 @@ def test_what_is_verified_does_not_run_out_of_memory(name: str) -> None:
         if reading.visit.kind in DECIDING
     ]
     assert [reading for reading in deciding if ran_out(reading)] == []
+
+
+# --- two unequal cards ---------------------------------------------------------------------------
+
+# How much of what each card says is free really is.
+CARDS = {"as they say": (1.0, 1.0), "less than they say": (0.6, 0.8), "hardly any": (0.3, 0.3)}
+
+
+@cache
+def spread(name: str) -> tuple[Simulated, ...]:
+    """Tune machines with a small slow card and a large fast one."""
+    done = []
+    for seed in range(6):
+        machine = two_cards(seed)
+        machine.really = CARDS[name]
+        done.append(tune_simulated(machine, LONG_PROMPT, budget_s=1800, seed=seed))
+    return tuple(done)
+
+
+def best_spread_s(one: Simulated) -> float:
+    """Seconds of the best split there is of what is shipped, each with the most that fits."""
+    machine, shipped = one.machine, one.tuned.shipped
+    assert isinstance(machine, SimulatedMachine)
+    n_all = machine.model.n_offloadable
+    splits = [None, *((float(n), float(n_all - n)) for n in range(1, n_all))]
+    ways = [(None, split) for split in splits] + [(("CUDA0",), None), (("CUDA1",), None)]
+    found = []
+    for devices, split in ways:
+        way = replace(shipped, split_mode=None, devices=devices, tensor_split=split)
+        layers = (ALL_LAYERS, *range(n_all - 1, -1, -1))
+        placed = (replace(way, n_gpu_layers=n) for n in layers)
+        fitting = (p for p in placed if machine.fits(p, N_CTX, "server") and machine.fits(p, 2048))
+        found += [one.seconds_of(most) for most in [next(fitting, None)] if most]
+    return min(found)
+
+
+def failures_of(one: Simulated) -> list[Reading]:
+    return [reading for reading in one.session.lab.knowledge.readings if ran_out(reading)]
+
+
+@pytest.mark.parametrize("name", ["as they say", "less than they say"])
+def test_layers_are_spread_near_the_best_split_there_is(name: str) -> None:
+    lost = [one.true_s() / best_spread_s(one) - 1 for one in spread(name)]
+
+    assert (statistics.median(lost) <= 0.05, max(lost) <= 0.12) == (True, True), lost
+
+
+def test_of_three_cards_those_that_are_wished_for_share_the_layers_in_several_ways() -> None:
+    sizes = (16, 24, 12)
+    gpus = tuple(replace(card(gb), index=n, name=f"{gb} GB") for n, gb in enumerate(sizes))
+    machine = SimulatedMachine("three cards", 0, partial_surface(0), dense_30b(), gpus, load_s=30)
+    two = replace(LONG_PROMPT, parameters={"devices": ("CUDA0/CUDA1",)})
+
+    done = tune_simulated(machine, two, budget_s=600)
+
+    visits = [reading.visit for reading in done.session.lab.knowledge.readings]
+    assert {v.params.devices for v in visits if v.source == "tensor_split"} == {("CUDA0", "CUDA1")}
+
+
+@pytest.mark.parametrize("name", CARDS)
+def test_the_edges_of_two_cards_are_found_by_halves(name: str) -> None:
+    """Each from all layers down to one."""
+    most = 2 * log2(two_cards().model.n_offloadable)
+
+    n_failed = [len(failures_of(one)) for one in spread(name)]
+
+    assert (max(n_failed) <= most, min(n_failed) > 0) == (True, CARDS[name][0] < 1), n_failed
+
+
+@pytest.mark.parametrize("name", ["less than they say", "hardly any"])
+def test_a_card_that_was_full_is_not_filled_as_much_again(name: str) -> None:
+    again = []
+    for one in spread(name):
+        machine = one.machine
+        assert isinstance(machine, SimulatedMachine)
+        least_failed = [float("inf")] * 2
+        for reading in one.session.lab.knowledge.readings:
+            params = reading.visit.params
+            needed = machine.needed_bytes(params, N_CTX, "server")
+            again += [reading for n, least in zip(needed, least_failed, strict=True) if n >= least]
+            failure = reading.failure
+            if failure and failure.kind is FailureKind.OOM:
+                full = int("on device 1" in failure.message)
+                least_failed[full] = min(least_failed[full], needed[full])
+    assert again == []

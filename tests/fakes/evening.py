@@ -55,6 +55,8 @@ class Evening:
     speed: float = 1.0
     elapsed_s: float = 0.0
     number: int = 0
+    watts: float | None = None  # That the defaults take; a thread more takes 4 W more.
+    objective: str = "request"
     entries: list[Entry] = field(default_factory=list)
 
     def measure(
@@ -82,6 +84,7 @@ class Evening:
             seconds=None if oom or comes is not None else self.request_s(params),
             disturbed=disturbed,
             elapsed_s=self.elapsed_s,
+            joules=None if oom or comes is not None else self.request_j(params),
         )
         self.entries.append(trial)
         self.number += 1
@@ -97,6 +100,8 @@ class Evening:
             params=params,
             seconds=self.request_s(params),
             baseline_s=self.request_s(BASELINE),
+            joules=self.request_j(params),
+            baseline_j=self.request_j(BASELINE),
         )
         self.entries.append(incumbent)
 
@@ -116,11 +121,26 @@ class Evening:
     def request_s(self, params: Params) -> float:
         return sum(tokens / self.rate(params, part) for part, tokens in REQUEST.items())
 
+    def power(self, params: Params, part: str) -> float | None:
+        """Watts of the machine, as its counters have them."""
+        threads = (params.n_threads if part == "tg" else params.n_threads_batch) or 8
+        return None if self.watts is None else self.watts + 4 * (threads - 8)
+
+    def per_joule(self, params: Params, part: str) -> float | None:
+        """Tokens per joule, without noise."""
+        power = self.power(params, part)
+        return None if power is None else self.rate(params, part) / power
+
+    def request_j(self, params: Params) -> float | None:
+        each = [(tokens, self.per_joule(params, part)) for part, tokens in REQUEST.items()]
+        return sum(n / rate for n, rate in each if rate) if self.watts else None
+
     def _measured(self, params: Params, part: str, disturbed: str) -> Measurement:
         asked, test = _asked(params, part), TESTS[part]
         slower = 1.2 if disturbed else 1.0
         ns = 1e9 * test.n_tokens / self.rate(params, part) * slower
         samples = tuple(round(ns * (1 + share)) for share in self._noise())
+        power = self.power(params, part)
         run = self._run(asked, test, sum(samples) / 1e9, foreign=1.6 if disturbed else 0.02)
         return Measurement(
             params=asked,
@@ -130,6 +150,7 @@ class Evening:
             build_number=NUMBER,
             run=run,
             record=self._record(asked, test, samples),
+            samples_j=() if power is None else tuple(power * ns / 1e9 for ns in samples),
         )
 
     def _failed(self, params: Params, part: str) -> Failure:
@@ -181,6 +202,7 @@ class Evening:
             "gpu0_temperature_c": 48.0 + min(at_s, 90.0) / 4,
             "gpu0_clock_mhz": 1905.0,
             "gpu0_throttle_reasons": 4.0,
+            "gpu0_power_capped_s": 90.0 + at_s / 4,
             "gpu0_foreign_processes": 1.0,
         }
         return state | card if self.gpu else state

@@ -144,7 +144,8 @@ def _evidence(evening: Evening) -> EvidenceSection:
             "n_prompt": 512,
             "n_gen": 256,
             "n_depth": 0,
-            "objective": "request",
+            "n_parallel": 1,
+            "objective": "efficiency" if evening.objective == "efficiency" else "request",
         },
         "baseline": _side(evening, BASELINE),
         "candidate": _side(evening, WINNER),
@@ -163,6 +164,7 @@ def _evidence(evening: Evening) -> EvidenceSection:
         "waited_s": 12.0,
         "disturbed_rounds": 0,
         "study": "/data/studies/Llama-3.1-8B-Instruct-chat-20261130-200000",
+        "served": None,
     }
 
 
@@ -172,6 +174,9 @@ def _side(evening: Evening, params: Params) -> SideSection:
         "pp_tokens_per_s": evening.rate(params, "pp"),
         "tg_tokens_per_s": evening.rate(params, "tg"),
         "request_s": evening.request_s(params),
+        "pp_tokens_per_joule": evening.per_joule(params, "pp"),
+        "tg_tokens_per_joule": evening.per_joule(params, "tg"),
+        "request_j": evening.request_j(params),
         "memory": MEMORY,
         "samples": [
             _sample(trial, outcome)
@@ -187,6 +192,7 @@ def _sample(trial: Trial, measured: Measurement) -> SamplesSection:
         "round": trial.source,
         "test": str(measured.test),
         "samples_ns": list(measured.samples_ns),
+        "samples_j": list(measured.samples_j),
         "disturbed": trial.disturbed,
     }
 
@@ -223,8 +229,13 @@ def _environment(evening: Evening) -> dict[str, Any]:
             "n_prompt": 512,
             "n_gen": 256,
             "n_depth": 0,
-            "objective": "request",
+            "objective": evening.objective,
             "tests": {part: str(test) for part, test in TESTS.items()},
+        },
+        "energy": {
+            "of": ["CPU package 0", "GPU 0"] if evening.watts else [],
+            "gap": "" if evening.watts else "neither RAPL nor a GPU shows a counter",
+            "remedy": "" if evening.watts else "measure on the machine itself",
         },
         "n_ctx": 4096,
         "seed": 0,

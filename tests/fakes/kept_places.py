@@ -33,6 +33,9 @@ HARDWARE: HardwareSection = {
             "integrated": False,
             "driver": "560.35.03",
             "compute_capability": "8.6",
+            "device": "CUDA0",
+            "sources": ["NVML", "llama.cpp"],
+            "usable": True,
         }
     ],
     "storage": {"filesystem": "ext4", "device": "nvme0n1", "rotational": False, "network": False},

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
 LAYERS = 24
 
 
-def write_layered(path: Path) -> None:
-    """Write the model; the same bytes every time."""
+def layered() -> Spec:
     t = Trunk("llama", vocab=8192, ctx=4096, layers=LAYERS, embd=768, ff=3072, heads=(12, 4, 64))
     bare = spec(t, [dense(t)] * t.layers)
-    model = Spec({**bare.metadata, **tokenizer()}, bare.tensors)
+    return Spec({**bare.metadata, **tokenizer()}, bare.tensors)
+
+
+def write_layered(path: Path) -> None:
+    """Write the model; the same bytes every time."""
+    model = layered()
     write_gguf(path, metadata=model.metadata, tensors=model.tensors, sparse=False)

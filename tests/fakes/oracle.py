@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import socket
 import subprocess
 import time
@@ -65,6 +66,22 @@ def rpc_server(binary: Path) -> Iterator[str]:
         yield endpoint
     finally:
         _stop(process)
+
+
+@contextmanager
+def limited_device(binary: Path, kib: int) -> Iterator[str]:
+    """A device server of so much memory, started anew whenever its memory has ended it."""
+    endpoint = f"{_HOST}:{free_port()}"
+    loop = (
+        f'while :; do (ulimit -v {kib}; exec "$0" -H {_HOST} -p {endpoint.rpartition(":")[2]} '
+        "-t 1) >/dev/null 2>&1; sleep 0.1; done"
+    )
+    with subprocess.Popen(["/bin/sh", "-c", loop, str(binary)], start_new_session=True) as server:
+        try:
+            time.sleep(1)
+            yield endpoint
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
 
 
 def _start(binary: Path) -> tuple[subprocess.Popen[bytes], str]:

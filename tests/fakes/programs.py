@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fakes.common_help import COMMON_HELP
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -30,18 +32,9 @@ options:
   -mmp, --mmap <0|1>                  (default: 1)
   -o, --output <csv|json|jsonl|md|sql> (default: md)
 """
-SERVER_HELP = """\
--h,    --help, --usage                  print usage and exit
---version                               show version and build info
--t,    --threads N                      number of CPU threads to use during generation (default: -1)
--tb,   --threads-batch N                number of threads to use during batch and prompt processing
--c,    --ctx-size N                     size of the prompt context (default: 0)
--b,    --batch-size N                   logical maximum batch size (default: 2048)
--ub,   --ubatch-size N                  physical maximum batch size (default: 512)
--fa,   --flash-attn [on|off|auto]       set Flash Attention use
--ctk,  --cache-type-k TYPE              KV cache data type for K
--ctv,  --cache-type-v TYPE              KV cache data type for V
--lm,   --load-mode MODE                 model loading mode (default: auto)
+SERVER_HELP = (
+    COMMON_HELP
+    + """\
 -dev,  --device <dev1,dev2,..>          comma-separated list of devices to use for offloading
 --list-devices                          print list of available devices and exit
 -ngl,  --gpu-layers, --n-gpu-layers N   max. number of layers to store in VRAM
@@ -50,6 +43,7 @@ SERVER_HELP = """\
 -m,    --model FNAME                    model path to load
 --port PORT                             port to listen (default: 8080)
 """
+)
 # Of 2024: flash attention is a switch, two switches say how the file is loaded, no prompt cache.
 OLD_SERVER_HELP = """\
 -h,    --help, --usage                  print usage and exit
@@ -94,6 +88,25 @@ esac
     )
     path.chmod(0o755)
     return path
+
+
+# A llama-batched-bench whose slots share what a step takes, as those of `fakes.llama_server` do. It
+# starts in no time, so that what else runs on the machine does not decide a test.
+BATCHED_WORK = """\
+while [ $# -gt 0 ]; do
+  case "$1" in
+    -npp) npp=$2 ;;
+    -ntg) ntg=$2 ;;
+    -npl) npl=$2 ;;
+  esac
+  shift
+done
+for slots in $(echo "$npl" | tr , ' '); do
+  pp=$((150 + 150 * slots * npp / 100)) tg=$((150 + 150 * slots * ntg / 100))
+  sleep "$(printf 0.%03d $((pp + tg)))"
+  printf '{"pp": %d, "tg": %d, "pl": %d, "t_pp": 0.%03d, "t_tg": 0.%03d}\\n' \
+    "$npp" "$ntg" "$slots" "$pp" "$tg"
+done"""
 
 
 def records(*tests: tuple[int, int]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from autotune.llama_cpp.records import (
@@ -18,11 +19,14 @@ from autotune.tuning.objective import Objective, Part
 from autotune.tuning.visits import Kind, Reading, Visit
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from autotune.params import Params
 
 OBJECTIVE = Objective(
     n_prompt=1000, n_gen=100, tests=(("pp", Test(n_prompt=100)), ("tg", Test(n_gen=10)))
 )
+BY_JOULES = replace(OBJECTIVE, minimises="joules")
 SHARE = 0.1  # Of the request's part, that its test has.
 
 Came: TypeAlias = float | FailureKind | None  # Seconds of a request's part, or why there are none.
@@ -43,7 +47,12 @@ def run_facts(
 
 
 def measured(
-    params: Params, part: Part, seconds: float, *, run: RunFacts | None = None
+    params: Params,
+    part: Part,
+    seconds: float,
+    *,
+    run: RunFacts | None = None,
+    joules: float | None = None,
 ) -> Measurement:
     trial = OBJECTIVE.trial(params, part)
     return Measurement(
@@ -54,6 +63,7 @@ def measured(
         build_number=7,
         run=run or run_facts(),
         record={"backends": "CPU", "samples_ts": [1.5, 2.5], "n_threads": 3},
+        samples_j=() if joules is None else (joules * SHARE,),
     )
 
 
@@ -80,6 +90,7 @@ def reading(
     disturbed: str = "",
     load_s: float | None = None,
     number: int = 0,
+    joules: Mapping[Part, float] | None = None,
 ) -> Reading:
     """A reading of the parts that are given, or of `parts`, of which what is not given was lost."""
     came: dict[Part, Came] = {"pp": pp, "tg": tg}
@@ -88,7 +99,8 @@ def reading(
         if isinstance(value, FailureKind):
             outcomes[part] = failed(params, part, value)
         elif value is not None:
-            outcomes[part] = measured(params, part, value, run=run_facts(load_s))
+            told = (joules or {}).get(part)
+            outcomes[part] = measured(params, part, value, run=run_facts(load_s), joules=told)
     return Reading(
         visit=Visit(kind=kind, source="test", params=params, parts=parts or tuple(outcomes)),
         outcomes=outcomes,
@@ -98,8 +110,8 @@ def reading(
     )
 
 
-def knowing(*readings: Reading) -> Knowledge:
-    knowledge = Knowledge(OBJECTIVE)
+def knowing(*readings: Reading, objective: Objective = OBJECTIVE) -> Knowledge:
+    knowledge = Knowledge(objective)
     for each in readings:
         knowledge.add(each)
     return knowledge

@@ -12,9 +12,9 @@ from fakes.simulated_hosts import dense_8b, hardware
 from fakes.weather import VirtualClock
 
 from autotune.llama_cpp import grids
-from autotune.llama_cpp.grid_run import Event, Progress, Result
 from autotune.llama_cpp.grids import Trial
 from autotune.llama_cpp.patience import Phase
+from autotune.llama_cpp.program_run import Event, Progress, Result
 from autotune.llama_cpp.records import Failure, FailureKind, Measurement, Outcome, State
 from autotune.params import Params
 from autotune.tuning.knowledge import Knowledge
@@ -176,6 +176,7 @@ class LabOfTests:
         observe: Callable[[], State] = dict,
         objective: Objective = OBJECTIVE,
         study: Study | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
         self.bench = ScriptedBench(script, load_s=load_s)
         self.study = study or Study.create(None, SPACE, {}, seed=1)
@@ -191,4 +192,5 @@ class LabOfTests:
             n_cpus=N_CPUS,
             observe=observe,
             tell=self.told.append,
+            check=check,
         )

@@ -19,19 +19,19 @@ GIB = 1 << 30
 
 @cache
 def dense_8b() -> Model:
-    return _written("dense-8b", ZOO["llama3-8b"]())
+    return written("dense-8b", ZOO["llama3-8b"]())
 
 
 @cache
 def moe_30b() -> Model:
-    return _written("moe-30b-a3b", ZOO["qwen3moe-30b-a3b"]())
+    return written("moe-30b-a3b", ZOO["qwen3moe-30b-a3b"]())
 
 
 @cache
 def dense_30b() -> Model:
     t = Trunk("llama", vocab=32000, ctx=32768, layers=40, embd=8192, ff=24576, heads=(64, 8, 128))
     bare = spec(t, [dense(t)] * t.layers, mix=mxfp4_moe)  # Without experts, that is Q8_0.
-    return _written("dense-30b", Spec({**bare.metadata, "general.file_type": 7}, bare.tensors))
+    return written("dense-30b", Spec({**bare.metadata, "general.file_type": 7}, bare.tensors))
 
 
 @cache
@@ -42,7 +42,8 @@ def _folder() -> Path:
     return folder
 
 
-def _written(name: str, model: Spec) -> Model:
+def written(name: str, model: Spec) -> Model:
+    """What the reader makes of a model that is written without its weights."""
     path = _folder() / f"{name}.gguf"
     model.write(path)
     return analyze_model(path)

@@ -11,16 +11,16 @@ from fakes.surfaces import CORES
 
 from autotune.llama_cpp import grids
 from autotune.llama_cpp.dialect import FLAGS, render
-from autotune.llama_cpp.grid_run import Event, Progress, Result
 from autotune.llama_cpp.grids import CONTEXT_FIELDS, Grid, Trial
 from autotune.llama_cpp.patience import Phase
+from autotune.llama_cpp.program_run import Event, Progress, Result
 from autotune.llama_cpp.records import ECHOED, Failure, FailureKind, Measurement, RunFacts, Test
 from autotune.params import DEFAULT_CACHE_TYPE, DEFAULT_N_BATCH, DEFAULT_N_UBATCH
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from fakes.simulator import SimulatedMachine
+    from fakes.virtual import VirtualMachine
 
 EPOCH = 1.8e9  # When virtual time begins.
 CONTEXT_S = 0.05  # To make a context.
@@ -39,9 +39,7 @@ class Problem:
 class SimulatedRun(Iterator[Event]):
     """As `autotune.llama_cpp.bench.Run`, in virtual time."""
 
-    def __init__(
-        self, machine: SimulatedMachine, trials: Sequence[Trial], repetitions: int
-    ) -> None:
+    def __init__(self, machine: VirtualMachine, trials: Sequence[Trial], repetitions: int) -> None:
         self._machine = machine
         self._repetitions = repetitions
         self._stopped = False
@@ -89,7 +87,7 @@ class SimulatedRun(Iterator[Event]):
 class _Process:
     """One llama-bench process over one grid, up to its first failure."""
 
-    def __init__(self, machine: SimulatedMachine, grid: Grid, repetitions: int) -> None:
+    def __init__(self, machine: VirtualMachine, grid: Grid, repetitions: int) -> None:
         self.again: list[Grid] = []
         self._machine = machine
         self._model_params = grid.model_params
@@ -140,11 +138,11 @@ class _Process:
         weather = self._machine.weather
         dice_of_visit = weather.of_visit(params, test, self._machine.visits[trial])
         self._machine.visits[trial] += 1
-        samples = []
+        samples, joules = [], []
         for repetition in range(1, self._repetitions + 1):
             yield from self._at_depth(trial)
             factor = self._factor * weather.of_repetition(dice_of_visit)
-            took = 0.0
+            took, before = 0.0, self._machine.joules
             for n, part in enumerate(_parts(test)):
                 yield self._progress(trial, Phase.RUN, repetition)
                 seconds = self._machine.seconds(params, part if n == 0 else test)
@@ -152,9 +150,13 @@ class _Process:
                 drifted = weather.drifted(self._machine.clock.now())
                 took += self._machine.work(seconds * factor * drifted, threads)
             samples.append(max(round(took * 1e9), 1))
+            joules.append(self._machine.joules - before)
         run = self._facts()
         self._before = run.after
-        yield Result(trial=trial, outcome=self._measurement(trial, tuple(samples), run))
+        measurement = self._measurement(trial, tuple(samples), run)
+        if self._machine.watts:
+            measurement = replace(measurement, samples_j=tuple(joules))
+        yield Result(trial=trial, outcome=measurement)
 
     def _at_depth(self, trial: Trial) -> Iterator[Event]:
         """Fill the cache, once for each depth and kind of cache."""
@@ -169,8 +171,13 @@ class _Process:
             self._filled.add(key)
 
     def _progress(self, trial: Trial, phase: Phase, repetition: int = 0) -> Progress:
-        at = self._machine.clock.now()
-        return Progress(trial=trial, phase=phase, repetition=repetition, at=at)
+        return Progress(
+            trial=trial,
+            phase=phase,
+            repetition=repetition,
+            at=self._machine.clock.now(),
+            joules=self._machine.meter(),
+        )
 
     def _facts(self) -> RunFacts:
         return RunFacts(
@@ -244,7 +251,7 @@ _ECHOED_DEFAULTS: Mapping[str, Any] = {
 }
 
 
-def _record(machine: SimulatedMachine, trial: Trial, samples_ns: tuple[int, ...]) -> dict[str, Any]:
+def _record(machine: VirtualMachine, trial: Trial, samples_ns: tuple[int, ...]) -> dict[str, Any]:
     asked = {
         name: value
         for name in ECHOED

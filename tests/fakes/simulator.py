@@ -1,12 +1,9 @@
-"""Machines with llama-bench on them, in virtual time: a stand-in for `autotune.llama_cpp.Bench`.
+"""Made-up machines with llama-bench on them, in virtual time, which know the truth.
 
-A run costs what it would cost: the real `grids.split` decides how often the model is loaded, and
-the real `footprint` what fits on the GPU. Virtual time passes only as events are read, so whoever
-stops early saves the rest. `SimulatedMachine` knows the truth too, which no real machine tells.
+How fast they are is a `Surface`; the real `footprint` decides what fits on the GPU.
 """
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice, product
 from typing import TypedDict, Unpack
@@ -20,18 +17,19 @@ from fakes.surfaces import (
     FlatSurface,
     Setup,
     Surface,
+    UnequalCards,
     dice,
     moe_surface,
     partial_surface,
 )
+from fakes.virtual import VirtualMachine
 from fakes.weather import VirtualClock, Weather
 
 from autotune.errors import ConfigError
 from autotune.hardware import Gpu
-from autotune.llama_cpp.grids import Trial
-from autotune.llama_cpp.records import FailureKind, State, Test
+from autotune.llama_cpp.records import FailureKind, Test
 from autotune.model import Model
-from autotune.model.footprint import footprint
+from autotune.model.footprint import place_layers
 from autotune.params import (
     ALL_LAYERS,
     DEFAULT_CACHE_TYPE,
@@ -40,10 +38,12 @@ from autotune.params import (
     Params,
     Program,
 )
+from autotune.recommend.placement import footprint_on, taken
 
 __all__ = [
     "CONTEXT_S", "DRIVER_BYTES", "EPOCH", "MACHINES", "Options", "SimulatedMachine",
     "SimulatedRun", "VirtualClock", "Weather", "cpu16", "flat", "moe", "partial_offload",
+    "two_cards",
 ]  # fmt: skip
 
 DRIVER_BYTES = 300 << 20  # What the driver takes of a card for a process.
@@ -74,8 +74,8 @@ def _never(_params: Params, _test: Test) -> bool:
     return False
 
 
-class SimulatedMachine:
-    """One machine and one model, asked as a `Bench` is, which also tells the truth."""
+class SimulatedMachine(VirtualMachine):
+    """One machine and one model, as fast as a surface says."""
 
     def __init__(
         self,
@@ -90,36 +90,15 @@ class SimulatedMachine:
         smt: bool = True,
         **disturbed: Unpack[Disturbed],
     ) -> None:
-        self._crash = crash
-        self.kind = kind
-        self.clock = VirtualClock()
         n_cpus = LOGICAL if smt else CORES
-        self.weather = Weather(dice(kind, seed).getrandbits(32), n_cpus=n_cpus, **disturbed)
+        weather = Weather(dice(kind, seed).getrandbits(32), n_cpus=n_cpus, **disturbed)
+        super().__init__(kind, hardware(gpus, smt=smt), model, weather)
+        self._crash = crash
         self.surface = surface
-        self.model = model
-        self.hardware = hardware(gpus, smt=smt)
         self.memory_truth = dice("memory", kind, seed).uniform(0.98, 1.02)
         self.load_s = load_s
-        self.n_loads = 0
-        self.own_s = 0.0  # CPU seconds of llama-bench.
-        self.visits: Counter[Trial] = Counter()
-        self.loads: Counter[Params] = Counter()
-        self._seconds: dict[Trial, float] = {}
-        self._gpu_bytes: dict[tuple[Params, Program], tuple[int, int]] = {}
-
-    # --- as a bench ------------------------------------------------------------------------------
-
-    def run(self, trials: Sequence[Trial], *, repetitions: int = 5) -> SimulatedRun:
-        """Measure every trial once."""
-        if repetitions < 1:
-            raise ValueError("a measurement takes at least one repetition")
-        return SimulatedRun(self, trials, repetitions)
-
-    def observe(self) -> State:
-        """CPU seconds of everybody and of llama-bench, since the machine was made."""
-        now = self.clock.now()
-        foreign_s = self.weather.neighbour.busy_s(now)
-        return {"at_s": now, "busy_s": self.own_s + foreign_s, "own_s": self.own_s}
+        self.really: tuple[float, ...] = ()  # Of what each GPU says is free; (): all of it.
+        self._gpu_bytes: dict[tuple[Params, Program], list[tuple[int, int]]] = {}
 
     # --- the truth -------------------------------------------------------------------------------
 
@@ -133,30 +112,23 @@ class SimulatedMachine:
             flash_attn="auto",
         )
 
-    def seconds(self, params: Params, test: Test) -> float:
-        """How long one repetition takes when nothing disturbs it, whether or not it fits."""
-        trial = Trial(params, test)
-        if trial not in self._seconds:
-            self._seconds[trial] = self._computed(params, test)
-        return self._seconds[trial]
-
-    def request_seconds(self, params: Params, n_prompt: int, n_gen: int, n_depth: int = 0) -> float:
-        """The time of one request: its prompt and its answer, each with its own threads."""
-        seconds = 0.0
-        if n_prompt:
-            threads = params.n_threads_batch or params.n_threads
-            test = Test(n_prompt=n_prompt, n_depth=n_depth)
-            seconds += self.seconds(replace(params, n_threads=threads), test)
-        if n_gen:
-            seconds += self.seconds(params, Test(n_gen=n_gen, n_depth=n_depth))
-        return seconds
-
     def fits(self, params: Params, n_ctx: int, program: Program = "bench") -> bool:
         """Whether the GPU really has the memory for that many tokens."""
-        return all(
-            self._needed(params, n_ctx, program)[0] <= gpu.free_bytes - DRIVER_BYTES
-            for gpu in self.hardware.gpus
-        )
+        needed = self._needed(params, n_ctx, program)
+        return all(n <= room for (n, _), room in zip(needed, self.room_bytes, strict=True))
+
+    def needed_bytes(self, params: Params, n_ctx: int, program: Program = "bench") -> list[int]:
+        """What each GPU must really have for that many tokens."""
+        return [n for n, _ in self._needed(params, n_ctx, program)]
+
+    @property
+    def room_bytes(self) -> list[float]:
+        """What each GPU has for us: less the driver, and less than it says where it lies."""
+        shares = self.really or (1.0,) * len(self.hardware.gpus)
+        return [
+            share * (gpu.free_bytes - DRIVER_BYTES)
+            for share, gpu in zip(shares, self.hardware.gpus, strict=True)
+        ]
 
     def optimum(
         self,
@@ -168,11 +140,6 @@ class SimulatedMachine:
         program: Program = "bench",
         feasible: Callable[[Params], bool] | None = None,
     ) -> tuple[Params, float]:
-        """The best of all reasonable configurations for a request, and its seconds.
-
-        It fits with `n_ctx` tokens, by default those of the request, and where `feasible` is given
-        that must agree. Cache types that cost quality are not considered.
-        """
         n_ctx = n_ctx or n_prompt + n_gen + n_depth
 
         def allowed(params: Params) -> bool:
@@ -251,7 +218,6 @@ class SimulatedMachine:
         return CORES if params.n_threads is None else params.n_threads
 
     def problem_of(self, params: Params, test: Test) -> Problem | None:
-        """Why this trial will not be measured."""
         if self._crash(params, test):
             message = "ended by itself, with SIGABRT: GGML_ASSERT(simulated) failed"
             return Problem(kind=FailureKind.CRASH, message=message, exit_code=-6)
@@ -259,36 +225,26 @@ class SimulatedMachine:
             message = "GGML_ASSERT(cplan->n_threads > 0) failed"
             return Problem(kind=FailureKind.BAD_ARGUMENTS, message=message, exit_code=-6)
         try:
-            needed, of_weights = self._needed(params, test.n_tokens + test.n_depth, "bench")
+            needed = self._needed(params, test.n_tokens + test.n_depth, "bench")
         except ConfigError as error:
             return Problem(kind=FailureKind.UNSUPPORTED, message=str(error), exit_code=1)
-        for gpu in self.hardware.gpus:
-            left = gpu.free_bytes - DRIVER_BYTES
-            if needed > left:
-                mib = needed / (1 << 20)
+        for n, ((n_bytes, of_weights), room) in enumerate(
+            zip(needed, self.room_bytes, strict=True)
+        ):
+            if n_bytes > room:
+                mib = n_bytes / (1 << 20)
                 return Problem(
                     kind=FailureKind.OOM,
-                    message=f"cudaMalloc failed: out of memory, of {mib:.2f} MiB on device 0",
+                    message=f"allocating {mib:.2f} MiB on device {n}: cudaMalloc failed: "
+                    "out of memory",
                     exit_code=1,
-                    of_model=of_weights > left,
+                    of_model=of_weights > room,
                 )
         return None
 
-    def load(self, model_params: Params) -> tuple[float, float]:
-        """Load the model: the seconds, and the factor that this process has on all it measures."""
-        nth = self.loads[model_params]
-        self.loads[model_params] += 1
-        self.n_loads += 1
+    def _load_s(self, model_params: Params, nth: int) -> float:
         jitter = dice("load_s", self.weather.seed, model_params, nth).gauss()
-        return self.load_s * (1 + self.weather.noise * jitter), self.weather.of_load(
-            model_params, nth
-        )
-
-    def work(self, seconds: float, threads: int) -> float:
-        """Let llama-bench compute, and give how long it took."""
-        took = self.weather.work(self.clock, seconds, threads)
-        self.own_s += took * min(threads, self.weather.n_cpus)
-        return took
+        return self.load_s * (1 + self.weather.noise * jitter)
 
     def _computed(self, params: Params, test: Test) -> float:
         batch, ubatch = _batches(params)
@@ -318,23 +274,32 @@ class SimulatedMachine:
             op_offload=not params.no_op_offload,
             repack=params.repack is not False,
             mapped=params.load_mode not in {"none", "dio", "mlock"},
+            device_blocks=self._device_blocks(params),
+            in_parts=params.split_mode in {"row", "tensor"},
             kv_share=sum(_CACHE_SHARES.get(kind, _OTHER_CACHE_SHARE) for kind in kinds) / 2,
         )
 
-    def _needed(self, params: Params, n_ctx: int, program: Program) -> tuple[int, int]:
-        """The bytes that the GPU must really have: in all, and for the weights alone."""
+    def _device_blocks(self, params: Params) -> tuple[int, ...]:
+        """The layers that each GPU computes, where there are several."""
+        gpus = self.hardware.gpus
+        if len(gpus) < 2:
+            return ()
+        used = taken(params, gpus)
+        alone = replace(params, tensor_split=None) if len(used) == 1 else params
+        devices = place_layers(self.model, alone, [float(gpus[n].free_bytes) for n in used])
+        places = [used[d] for d in devices[:-1] if d is not None]
+        return tuple(places.count(n) for n in range(len(gpus)))
+
+    def _needed(self, params: Params, n_ctx: int, program: Program) -> list[tuple[int, int]]:
+        """The bytes that each GPU must really have: in all, and for the weights alone."""
         key = replace(
             params, n_ctx=n_ctx, n_threads=None, n_threads_batch=None, load_mode=None, repack=None
         )
         cached = self._gpu_bytes.get((key, program))
         if cached is None:
-            gpus = () if params.devices == ("none",) else self.hardware.gpus
-            free = [float(gpu.free_bytes) for gpu in gpus]
-            places = footprint(self.model, key, program=program, gpus=free).gpus
-            cached = (
-                int(self.memory_truth * sum(place.total_bytes for place in places)),
-                int(self.memory_truth * sum(place.weights_bytes for place in places)),
-            )
+            places = footprint_on(self.hardware.gpus, self.model, key, program).gpus
+            truth = self.memory_truth
+            cached = [(int(truth * p.total_bytes), int(truth * p.weights_bytes)) for p in places]
             self._gpu_bytes[key, program] = cached
         return cached
 
@@ -377,6 +342,16 @@ def moe(seed: int = 0, **options: Unpack[Options]) -> SimulatedMachine:
     """C: a card of 16 GB, and a mixture of 128 experts in 48 layers and 18.5 GB."""
     surface = moe_surface(seed)
     return SimulatedMachine("moe", seed, surface, moe_30b(), (card(16),), load_s=25, **options)
+
+
+def two_cards(seed: int = 0, **options: Unpack[Options]) -> SimulatedMachine:
+    """D: the model of B on a card of 16 GB and one of 24 GB, which is the faster one."""
+    d = dice("cards", seed)
+    surface = UnequalCards(
+        partial_surface(seed), slower=(d.uniform(1.5, 3), 1.0), wait_s=d.uniform(0.3e-3, 1.2e-3)
+    )
+    gpus = (card(16), replace(card(24), index=1))
+    return SimulatedMachine("two cards", seed, surface, dense_30b(), gpus, load_s=30, **options)
 
 
 MACHINES: Mapping[str, Callable[..., SimulatedMachine]] = {

@@ -36,6 +36,8 @@ class Setup:
     repack: bool
     mapped: bool  # The weights are read through the page cache, as is the default.
     kv_share: float  # Bytes of the cache, as a part of what f16 takes.
+    device_blocks: tuple[int, ...] = ()  # Layers by GPU, where there are several.
+    in_parts: bool = False  # Each GPU has a part of every layer, instead of whole ones.
 
 
 class Surface(Protocol):
@@ -174,6 +176,39 @@ class Offload:
         else:
             on_gpu += self.output_gpu_s
         return (on_gpu + on_cpu * threads) * (1 if setup.flash else self.no_flash_token)
+
+
+@dataclass(frozen=True, slots=True)
+class UnequalCards:
+    """As with one GPU, but some of them are slower than that one.
+
+    A token goes through all layers in turn. Of a prompt, GPUs that hold all layers between them
+    work on several ubatches at once: as fast as the slowest of them is done. Where each has a part
+    of every layer, all wait for the slowest in every layer, and for each other.
+    """
+
+    one: Offload
+    slower: tuple[float, ...]  # How many times as long each takes for a layer.
+    wait_s: float  # Of each layer, where all have a part of it.
+
+    def prompt_s(self, setup: Setup, n_tokens: int, depth: float) -> float:
+        factor, n_waits = self._longer(setup, at_once=not setup.cpu_blocks)
+        compute_s = self.one.compute_s * (1 + self.one.half_ubatch / setup.ubatch)
+        seconds = self.one.prompt_s(setup, n_tokens, depth) + n_tokens * compute_s * (factor - 1)
+        return seconds + ceil(n_tokens / setup.ubatch) * n_waits * self.wait_s
+
+    def token_s(self, setup: Setup, depth: float) -> float:
+        factor, n_waits = self._longer(setup, at_once=False)
+        more = (factor - 1) * self.one.n_blocks * self.one.dense_gpu_s
+        return self.one.token_s(setup, depth) + more + n_waits * self.wait_s
+
+    def _longer(self, setup: Setup, *, at_once: bool) -> tuple[float, int]:
+        """How many times as long as on the fastest alone, and how many layers are waited for."""
+        n_blocks = self.one.n_blocks
+        busy = [n * factor for n, factor in zip(setup.device_blocks, self.slower, strict=True)]
+        together = at_once or setup.in_parts
+        factor = (max(busy) if together else sum(busy)) + setup.cpu_blocks
+        return factor / n_blocks, (n_blocks - setup.cpu_blocks) * setup.in_parts
 
 
 def partial_surface(seed: int) -> Offload:

@@ -6,14 +6,18 @@ from functools import cache
 from pathlib import Path
 
 from fakes.simulator import SimulatedMachine
+from fakes.virtual import VirtualMachine
 
+from autotune.hardware.energy import Metered
 from autotune.llama_cpp.capabilities import Capabilities, parse_help
 from autotune.llama_cpp.records import Test
+from autotune.params import Params
 from autotune.recommend import Request, generate_recommendations
 from autotune.tuning import events
+from autotune.tuning.confirm import Serves
 from autotune.tuning.lab import Limits
 from autotune.tuning.memory import Memory
-from autotune.tuning.objective import objective_of
+from autotune.tuning.objective import Objective, objective_of
 from autotune.tuning.search import Seed
 from autotune.tuning.session import Plan, Session, Tuned
 from autotune.tuning.space import Wishes, make_space
@@ -21,6 +25,10 @@ from autotune.tuning.study import Study
 from autotune.tuning.workload import Workload
 
 N_CTX = 4096
+METERED = Metered(of=("CPU package 0",), resolution_s=0.001)
+EFFICIENT_CHAT = Workload(
+    name="chat", description="", n_prompt=512, n_gen=256, objective="efficiency"
+)
 CHAT = Workload(name="chat", description="", n_prompt=512, n_gen=256)
 LONG_PROMPT = Workload(name="long prompt", description="", n_prompt=2048, n_gen=256)
 
@@ -36,14 +44,17 @@ def capabilities_of_today() -> Capabilities:
 class Simulated:
     """What came of a session, and what the machine knows to be true of it."""
 
-    machine: SimulatedMachine
+    machine: VirtualMachine
     session: Session
     tuned: Tuned
     workload: Workload
 
     def true_s(self, which: str = "shipped") -> float:
         """Seconds of a request, without noise."""
-        params = getattr(self.tuned, which)
+        return self.seconds_of(getattr(self.tuned, which))
+
+    def seconds_of(self, params: Params) -> float:
+        """Seconds of a request under any parameters, without noise."""
         w = self.workload
         return self.machine.request_seconds(params, w.n_prompt, w.n_gen, w.n_depth)
 
@@ -67,10 +78,15 @@ class Simulated:
         return seconds
 
 
-def memory_of(machine: SimulatedMachine, workload: Workload) -> Memory:
+def memory_of(machine: VirtualMachine, workload: Workload) -> Memory:
     """What fits as it is served, before anything has failed."""
     n_tested = max(workload.n_prompt, workload.n_gen) + workload.n_depth
     return Memory(machine.hardware, machine.model, n_ctx=N_CTX, n_tested=n_tested)
+
+
+def tested_memory(machine: VirtualMachine, objective: Objective) -> Memory:
+    """The same, as it is tested."""
+    return Memory(machine.hardware, machine.model, n_ctx=N_CTX, n_tested=objective.longest_test())
 
 
 def plan_for(
@@ -88,6 +104,7 @@ def plan_for(
         pp_rate=16 / machine.seconds(defaults, prompt),
         tg_rate=2 / machine.seconds(defaults, generation),
         on_gpu=bool(hardware.gpus),
+        metered=METERED if machine.watts else None,
     )
     space = make_space(
         hardware=hardware,
@@ -96,7 +113,7 @@ def plan_for(
         objective=objective,
         defaults=defaults,
         seed=recommendation.params,
-        wishes=Wishes(parameters={}),
+        wishes=Wishes(parameters=workload.parameters),
     )
     return Plan(
         hardware=hardware,
@@ -110,24 +127,21 @@ def plan_for(
 
 
 def session_on(
-    machine: SimulatedMachine,
+    machine: VirtualMachine,
     plan: Plan,
     study: Study | None = None,
     tell: Callable[[events.Event], None] = lambda _: None,
+    serves: Serves | None = None,
 ) -> Session:
     return Session(
         plan,
         bench=machine,
         study=study or Study.create(None, plan.space, {}, seed=plan.seed),
-        memory=Memory(
-            machine.hardware,
-            machine.model,
-            n_ctx=N_CTX,
-            n_tested=plan.objective.longest_test(),
-        ),
+        memory=tested_memory(machine, plan.objective),
         clock=machine.clock,
         observe=machine.observe,
         tell=tell,
+        serves=serves,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from fakes.simulator import cpu16
@@ -10,7 +10,6 @@ from fakes.tuned import plan_for, session_on
 
 from autotune.cli.keeping import Keeper, entries_of
 from autotune.params import Params
-from autotune.results.journal import Evidence
 from autotune.results.profile import Profile, load, save
 from autotune.results.stored import Stored, read_study, stored
 from autotune.results.studies import Folder, new_folder
@@ -41,6 +40,12 @@ def profile_of(params: Params) -> Profile:
     return Profile(params=params, date="2026-11-23T00:00:00Z", build="simulated")
 
 
+def concluded(verdict: str) -> dict[str, Any]:
+    """The least evidence that a study is believed to have come to."""
+    workload = {"n_prompt": WORKLOAD.n_prompt, "n_gen": WORKLOAD.n_gen, "objective": "request"}
+    return {"verdict": verdict, "workload": workload, "baseline": {"params": {}}}
+
+
 def run(folder: Folder, tell: Callable[[Keeper, events.Event], None], *, resume: bool) -> None:
     """One session on the simulated machine, kept in the folder."""
     machine = cpu16()
@@ -52,7 +57,7 @@ def run(folder: Folder, tell: Callable[[Keeper, events.Event], None], *, resume:
             else Study.create(folder.database, plan.space, {}, seed=0)
         )
         session_on(machine, plan, study, tell=lambda event: tell(keeper, event)).run()
-        keeper.conclude({"verdict": "not shown"})
+        keeper.conclude(concluded("not shown"))
 
 
 def visited(kept: Stored) -> list[tuple[int, Params, list[Outcome]]]:
@@ -116,7 +121,7 @@ def test_the_best_so_far_is_a_profile_at_any_moment(folder: Folder) -> None:
 
     kept = read_study(folder)
     assert [incumbent.params for incumbent in kept.incumbents] == best
-    assert kept.evidence == Evidence(evidence={"verdict": "not shown"}).evidence
+    assert kept.evidence == concluded("not shown")
     assert best
 
 
@@ -137,7 +142,7 @@ def test_a_proven_profile_stays_while_a_later_session_goes_on(folder: Folder) ->
     run(folder, Keeper.take, resume=False)
     proven = profile_of(Params(n_threads=99))
     with Keeper(folder, budget_s=200, profile_of=profile_of) as keeper:
-        keeper.conclude({"verdict": "better"})
+        keeper.conclude(concluded("better"))
     save(folder.profile, proven)
 
     run(folder, Keeper.take, resume=True)

@@ -11,7 +11,7 @@ from autotune.hardware import Cpu, Gpu, Hardware, Memory
 from autotune.llama_cpp.dialect import render
 from autotune.params import ALL_LAYERS
 from autotune.recommend import Recommendation, Request, generate_recommendations, judge
-from autotune.recommend.placement import budget_bytes, staging_bytes, used_gpus
+from autotune.recommend.placement import budget_bytes, staging_bytes, taken, used_gpus
 
 WORST_LAST = ["fits", "tight", "will page", "does not fit"]
 
@@ -123,7 +123,8 @@ def test_no_gpu_is_given_more_than_may_be_planned_with(
     used, params = used_gpus(hardware.gpus), recommendation.params
     needed = [gpu.total_bytes for gpu in recommendation.memory.gpus]
     if params.n_gpu_layers:
-        needed[0] += staging_bytes(model, params.n_gpu_layers, params.n_cpu_moe or 0)
+        first = taken(params, used)[0]
+        needed[first] += staging_bytes(model, params.n_gpu_layers, params.n_cpu_moe or 0)
     assert [n <= budget_bytes(gpu) for n, gpu in zip(needed, used, strict=True)] == [True] * len(
         used
     )
@@ -251,6 +252,6 @@ def test_all_layers_are_on_gpus_only_where_there_is_one(hardware: Hardware, name
     if not hardware.gpus:
         assert params.n_gpu_layers == 0
     assert (params.n_gpu_layers or 0) <= ALL_LAYERS
-    assert (params.tensor_split is None) == (
-        len(used_gpus(hardware.gpus)) < 2 or not params.n_gpu_layers
-    )
+    several = len(used_gpus(hardware.gpus)) > 1 and bool(params.n_gpu_layers)
+    alone = params.devices is not None and len(params.devices) == 1
+    assert (params.tensor_split is not None or (several and alone)) == several

@@ -466,3 +466,38 @@ _PARSED: Mapping[str, _Check] = {"llama-swap": yaml.safe_load, "docker-compose":
 def test_yaml_is_read_back_whatever_the_names_are(target: str) -> None:
     named = replace(profile(), model=SPECIAL + ": - |\u2028\ufeff")
     assert _PARSED[target](text_of(target, setup(model=called(SPECIAL + ": #"), profile=named)))
+
+
+# Bound to NUMA nodes
+
+
+BOUND = Params(n_threads=8, numa="numactl", numactl="node1")
+
+
+@pytest.fixture
+def numactl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A numactl that is installed."""
+    program = tmp_path / "numactl"
+    program.touch(mode=0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    return str(program)
+
+
+@pytest.mark.parametrize("target", ["sh", "llama-swap", "systemd"])
+def test_where_a_command_stands_it_begins_with_what_binds_it(target: str, numactl: str) -> None:
+    made = setup(BOUND, **installed())
+
+    text = text_of(target, made)
+
+    starts = f"{numactl} --cpunodebind=1 --membind=1 {made.program.command[0]}"
+    assert (starts in text, "numactl" in made.launch.argv[-1]) == (True, True)
+
+
+@pytest.mark.parametrize("target", ["env", "llama-server-ini", "docker-compose"])
+@pytest.mark.usefixtures("numactl")
+def test_where_none_stands_it_is_told_what_it_was_measured_under(target: str) -> None:
+    applied = TARGETS[target](setup(BOUND, **installed()))
+
+    measured = "it was measured under numactl --cpunodebind=1 --membind=1; start llama-server so"
+    assert measured in applied.unsaid
+    assert f"Not said here: {measured}\n" in applied.text

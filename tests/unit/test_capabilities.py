@@ -11,10 +11,8 @@ from recorded_builds import BUILDS, FOLDER, capabilities_of
 from autotune.errors import LlamaCppUnusable
 from autotune.llama_cpp import capabilities
 from autotune.llama_cpp.capabilities import (
-    Device,
     ask,
     ask_once,
-    parse_devices,
     parse_help,
     parse_variables,
 )
@@ -129,23 +127,6 @@ def test_the_variables_of_a_server_are_those_of_its_build(
 ) -> None:
     text = (FOLDER / build / "server_help.txt").read_text(encoding="utf-8")
     assert parse_variables(text).get(flag) == variable
-
-
-def device(name: str, description: str, total_mib: int, free_mib: int) -> Device:
-    return Device(name=name, description=description, total_mib=total_mib, free_mib=free_mib)
-
-
-def test_devices_are_read_with_their_memory() -> None:
-    text = (
-        "Available devices:\n"
-        "  CUDA0: NVIDIA GeForce RTX 4090 (24077 MiB, 23000 MiB free)\n"
-        "  RPC0: 127.0.0.1:50077 (24105 MiB, 24105 MiB free)\n"
-    )
-    assert parse_devices(text) == (
-        device("CUDA0", "NVIDIA GeForce RTX 4090", 24077, 23000),
-        device("RPC0", "127.0.0.1:50077", 24105, 24105),
-    )
-    assert parse_devices("Available devices:\n  (none)\n") == ()
 
 
 def test_a_program_that_is_none_of_llama_cpp_is_refused(tmp_path: Path) -> None:

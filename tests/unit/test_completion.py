@@ -38,7 +38,7 @@ def offered(
         ("lcm run --mod", ["--model", "--mode"]),
         ("lcm run --mode s", ["server"]),
         ("lcm run --model m.gguf --optimize --deep --json", ["--json-progress"]),
-        ("lcm run --optimize --deep --objective ", ["request", "pp", "tg"]),
+        ("lcm run --optimize --deep --objective ", ["request", "pp", "tg", "efficiency"]),
         ("lcm inspect m.gguf --for ", ["bench", "cli", "server"]),
         ("lcm --run --profile q", ["quick"]),
         ("lcm run --model ", []),  # The shell offers files.

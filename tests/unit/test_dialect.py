@@ -97,6 +97,12 @@ def test_lists_are_separated_as_each_program_reads_them(
     assert render(params, target).arguments[1::2] == (split, override)
 
 
+def test_a_mode_that_a_build_does_not_have_is_reported() -> None:
+    rendered = render(Params(split_mode="tensor"), "bench", capabilities_of("0.3.16-2025-08"))
+
+    assert rendered.unsupported == ("split_mode=tensor: llama-bench has no -sm tensor",)
+
+
 def test_what_an_old_build_cannot_be_told_is_reported_and_the_rest_is_said() -> None:
     params = Params(n_threads=4, n_cpu_moe=3, no_op_offload=True, repack=False)
     rendered = render(params, "bench", capabilities_of("0.3.7-2025-01"))

@@ -13,6 +13,7 @@ from typing import Any, get_args
 import csv_columns
 import pandas as pd
 import pytest
+from fakes.evening import Evening
 from fakes.kept import kept_study
 from hypothesis import given
 from hypothesis import strategies as st
@@ -67,6 +68,26 @@ def test_every_column_is_documented_with_the_dtype_that_pandas_gives(
 @pytest.mark.parametrize("level", LEVELS)
 def test_no_column_is_documented_that_there_is_not(study: Stored, level: Level) -> None:
     assert set(csv_columns.stated(level)) - set(columns(level, rows(study, level))) == set()
+
+
+def test_joules_stand_in_every_table(tmp_path: Path) -> None:
+    study = kept_study(tmp_path / "metered", Evening(watts=60.0))
+
+    trial, record, sample = (cells(study, level)[0] for level in LEVELS)
+
+    pp, joules = 420 / 60, 512 / 420 * 60
+    assert float(trial["pp_tokens_per_joule"]) == pytest.approx(pp, rel=0.02)
+    assert float(record["tokens_per_joule"]) == pytest.approx(pp, rel=0.02)
+    assert float(record["joules"]) == pytest.approx(3 * joules, rel=0.02)
+    assert float(sample["sample_j"]) == pytest.approx(joules, rel=0.02)
+    assert [float(row["watts"]) for row in (trial, record, sample)] == [60.0] * 3
+
+
+def test_where_nobody_can_tell_joules_the_cells_are_empty(study: Stored) -> None:
+    trial, record, sample = (cells(study, level)[0] for level in LEVELS)
+
+    empty = trial["request_j"], record["joules"], record["tokens_per_joule"], sample["sample_j"]
+    assert empty == ("",) * 4
 
 
 def test_the_columns_of_llama_bench_come_first(study: Stored) -> None:

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
-from autotune.llama_cpp.failures import classify, is_silent
-from autotune.llama_cpp.records import FailureKind
+from autotune.llama_cpp.failures import KILLED_FOR_MEMORY, classify, full_place, is_silent
+from autotune.llama_cpp.records import Failure, FailureKind, RunFacts
+from autotune.llama_cpp.records import Test as BenchTest
+from autotune.params import Params
 
 BUILDS = Path(__file__).parent.parent / "fixtures" / "llama_bench"
 
@@ -145,3 +147,61 @@ def test_it_is_asked_again_where_only_it_could_tell_more(
     silent: bool,  # noqa: FBT001
 ) -> None:
     assert is_silent(code, stderr) == silent
+
+
+def test_devices_that_cannot_split_rows_do_not_support_it() -> None:
+    said = [
+        "llama_model_load: error loading model: device RPC0 does not support split buffers",
+        "llama_bench: error: failed to load model 'm.gguf'",
+    ]
+
+    assert classify(1, said).kind is FailureKind.UNSUPPORTED
+
+
+# --- whose memory was full -----------------------------------------------------------------------
+
+_FACTS = RunFacts(
+    argv=(), removed_environment={}, started_at=0, ended_at=0, load_s=None, before={}, after={}
+)
+
+
+def out_of_memory(message: str, *stderr: str) -> Failure:
+    return Failure(
+        kind=FailureKind.OOM,
+        message=message,
+        params=Params(),
+        test=BenchTest(n_gen=1),
+        exit_code=1,
+        stderr_tail=stderr,
+        run=_FACTS,
+    )
+
+
+@pytest.mark.parametrize(
+    ("lines", "place"),
+    [
+        (
+            ["error loading model: unable to allocate RPC0[10.0.0.2:50052] buffer"],
+            "RPC0[10.0.0.2:50052]",
+        ),
+        (
+            ["ggml_gallocr_reserve_n_impl: failed to allocate CUDA1 buffer of size 318767104"],
+            "CUDA1",
+        ),
+        (
+            [
+                NO_COMPUTE_BUFFERS,
+                "alloc_buffer: allocating 304.00 MiB on device 1: cudaMalloc failed: out of memory",
+            ],
+            "CUDA1",
+        ),
+        (["llama_model_load: error loading model: unable to allocate CPU_REPACK buffer"], "CPU"),
+        ([KILLED_FOR_MEMORY], "CPU"),
+        ([NO_COMPUTE_BUFFERS, "load_tensors: layer  24 assigned to device RPC1"], None),
+    ],
+    ids=["server", "card", "CUDA's own words", "host", "killed", "untold"],
+)
+def test_whose_memory_was_full_is_read_from_what_was_said(
+    lines: list[str], place: str | None
+) -> None:
+    assert full_place(out_of_memory(*lines)) == place

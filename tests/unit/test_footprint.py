@@ -271,6 +271,42 @@ def test_a_split_of_impossible_parts_is_refused(llama: Model, split: tuple[float
         on_gpus(llama, 2, tensor_split=split)
 
 
+@pytest.mark.parametrize(
+    ("split", "shares"), [(None, (1, 1)), ((1.0, 1.0), (1, 1)), ((3.0, 1.0), (3, 1))], ids=str
+)
+def test_by_tensors_each_gpu_has_its_share_of_weights_and_caches(
+    llama: Model, split: tuple[float, ...] | None, shares: tuple[int, int]
+) -> None:
+    first, second = on_gpus(llama, 2, split_mode="tensor", tensor_split=split).gpus
+
+    for a, b in (
+        (first.weights_bytes, second.weights_bytes),
+        (first.kv_cache_bytes, second.kv_cache_bytes),
+    ):
+        assert a / b == pytest.approx(shares[0] / shares[1], rel=1e-6)
+    assert first.compute_bytes == second.compute_bytes
+
+
+def test_by_rows_each_gpu_has_its_share_of_the_weights_and_the_caches_of_its_layers(
+    llama: Model,
+) -> None:
+    needed = on_gpus(llama, 2, split_mode="row", tensor_split=(3.0, 1.0))
+
+    first, second = needed.gpus
+    assert first.weights_bytes / second.weights_bytes == pytest.approx(3, rel=1e-6)
+    assert layers_by_gpu(llama, needed) == [25, 7]
+
+
+def test_only_whole_layers_are_counted_exactly(llama: Model) -> None:
+    exact = [
+        (needed.weights_exact, needed.caches_exact)
+        for mode in ("layer", "row", "tensor")
+        for needed in [on_gpus(llama, 2, split_mode=mode)]
+    ]
+
+    assert exact == [(True, True), (False, True), (False, False)]
+
+
 # --- the cache -----------------------------------------------------------------------------------
 
 

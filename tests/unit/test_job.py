@@ -6,9 +6,9 @@ import pytest
 from fakes.readings import OBJECTIVE
 from fakes.scripted import BASELINE, Answer, Script, ScriptedBench, always
 
-from autotune.llama_cpp.grid_run import Event, Progress, Result
 from autotune.llama_cpp.grids import Trial
 from autotune.llama_cpp.patience import Phase
+from autotune.llama_cpp.program_run import Event, Progress, Result
 from autotune.llama_cpp.records import FailureKind, Outcome
 from autotune.params import Params
 from autotune.tuning.costs import Costs

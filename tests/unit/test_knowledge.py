@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from fakes.readings import Came, knowing, reading
+from fakes.readings import BY_JOULES, Came, knowing, reading
 
 from autotune.llama_cpp.records import FailureKind
 from autotune.params import Params
@@ -195,3 +195,31 @@ def test_forgetting_keeps_what_has_failed_as_often_as_it_did() -> None:
     knowledge.forget(lambda _: True)
 
     assert not knowledge.has_failed(A)
+
+
+def joules(params: Params, pp: float, tg: float) -> Reading:
+    return reading(params, pp=2.0, tg=5.0, joules={"pp": pp, "tg": tg})
+
+
+def test_the_cost_of_a_request_is_its_joules_where_those_are_minimised() -> None:
+    known = knowing(joules(A, 30.0, 50.0), objective=BY_JOULES)
+
+    assert [known.cost(A), known.seconds(A)] == pytest.approx([80, 7])
+
+
+def test_joules_are_known_where_seconds_are_minimised() -> None:
+    known = knowing(joules(A, 30.0, 50.0))
+
+    assert [known.cost(A), known.joules(A)] == pytest.approx([7, 80])
+
+
+def test_what_spares_joules_gains_though_it_is_as_slow() -> None:
+    known = knowing(joules(A, 30.0, 50.0), joules(OTHER_TG, 30.0, 30.0), objective=BY_JOULES)
+
+    assert known.gain(OTHER_TG, over=A) == pytest.approx(0.25, rel=0.01)
+
+
+def test_a_configuration_whose_joules_nobody_told_is_not_known_by_them() -> None:
+    known = knowing(reading(A, pp=2.0, tg=5.0), objective=BY_JOULES)
+
+    assert (known.cost(A), known.seconds(A), known.times_measured(A)) == (None, 7, 0)

@@ -6,8 +6,9 @@ from itertools import count
 
 import pytest
 from fakes.readings import OBJECTIVE
-from fakes.scripted import BASELINE, Answer, LabOfTests, Script, always
-from fakes.simulator import cpu16, partial_offload
+from fakes.scripted import BASELINE, SPACE, Answer, LabOfTests, Script, always
+from fakes.simulated_hosts import hardware
+from fakes.simulator import cpu16, flat, partial_offload
 from fakes.tuned import (
     CHAT,
     LONG_PROMPT,
@@ -17,14 +18,17 @@ from fakes.tuned import (
     session_on,
 )
 
-from autotune.errors import CouldNotMeasure
-from autotune.llama_cpp.grid_run import Event, Result
+from autotune.errors import CouldNotMeasure, OtherStudy
+from autotune.llama_cpp import records
 from autotune.llama_cpp.grids import Trial
+from autotune.llama_cpp.program_run import Event, Result
 from autotune.llama_cpp.records import FailureKind, State
-from autotune.params import ALL_LAYERS
+from autotune.llama_cpp.serving import Served
+from autotune.params import ALL_LAYERS, Params
 from autotune.tuning import events
-from autotune.tuning.lab import STILL_WELL, Limits, TimeIsUp
+from autotune.tuning.lab import MOST_AGAIN, STILL_WELL, Limits, TimeIsUp
 from autotune.tuning.objective import Part
+from autotune.tuning.search import Search
 from autotune.tuning.space import Wishes, make_space
 from autotune.tuning.visits import Kind, Visit
 
@@ -51,6 +55,20 @@ def told(lab: LabOfTests, kind: type[events.Event]) -> list[events.Event]:
 # --- what is kept and told -----------------------------------------------------------------------
 
 
+def test_what_is_known_of_a_visit_holds_no_words_of_llama_bench() -> None:
+    tests = LabOfTests()
+
+    (reading,) = tests.lab.visit([visit()])
+
+    (known,) = tests.lab.knowledge.readings
+    measured, whole = known.measured("tg"), reading.measured("tg")
+    assert measured
+    assert whole
+    assert (measured.record, measured.run.argv, measured.run.before) == ({}, (), {})
+    assert (measured.samples_ns, measured.run.load_s) == (whole.samples_ns, whole.run.load_s)
+    assert whole.run.argv
+
+
 def test_a_visit_is_known_and_kept_and_told() -> None:
     tests = LabOfTests()
 
@@ -58,7 +76,7 @@ def test_a_visit_is_known_and_kept_and_told() -> None:
 
     (measured,) = told(tests, events.Measured)
     assert (tests.lab.knowledge.readings, tests.study.readings(), measured) == (
-        [reading],
+        [reading.bare()],
         [reading],
         events.Measured(reading=reading, seconds=20.0, replayed=False),
     )
@@ -205,6 +223,18 @@ def test_a_disturbed_visit_is_measured_again_at_most_twice(
     (reading,) = tests.lab.visit([visit(8, "tg")])
 
     assert (bool(reading.disturbed), len(tests.study.readings())) == (is_disturbed, n_measured)
+
+
+def test_a_repetition_that_fails_does_not_take_the_place_of_what_was_disturbed() -> None:
+    def script(_trial: Trial, nth: int) -> Answer:
+        failure = FailureKind.OOM if nth == 1 else None
+        return Answer(failure=failure, foreign_cpus=0.0 if nth else 4.0)
+
+    tests = LabOfTests(script)
+
+    (reading,) = tests.lab.visit([visit(8, "tg")])
+
+    assert (reading.failure, reading.disturbed, len(tests.study.readings())) == (None, "", 3)
 
 
 def test_only_what_was_disturbed_is_measured_again() -> None:
@@ -424,7 +454,75 @@ def test_a_search_is_over_where_it_was_over() -> None:
         second.lab.visit([visit(3)])
 
 
+def test_of_requests_at_once_no_part_is_dropped_that_was_measured_with_the_other() -> None:
+    tests: tuple[tuple[Part, records.Test], ...] = (
+        ("pp", records.Test(n_prompt=100)),
+        ("tg", records.Test(n_gen=10, n_depth=100)),
+    )
+    several = LabOfTests(objective=replace(OBJECTIVE, n_parallel=8, tests=tests))
+
+    (reading,) = several.lab.visit([visit()], repetitions=3, lost=lambda *_: True)
+
+    assert [*reading.outcomes] == ["pp", "tg"]
+
+
+# --- what does not stay what it is ---------------------------------------------------------------
+
+
+def of_another_model() -> None:
+    raise OtherStudy("the model was replaced", hint="put it back")
+
+
+def test_nothing_is_measured_of_what_is_something_else() -> None:
+    tests = LabOfTests(check=of_another_model)
+
+    with pytest.raises(OtherStudy):
+        tests.lab.visit([visit()])
+
+    assert (tests.bench.asked, tests.study.readings()) == ([], [])
+
+
+def test_a_record_of_what_has_become_something_else_is_no_record() -> None:
+    checks = count()
+    tests = LabOfTests(check=lambda: of_another_model() if next(checks) else None)
+
+    with pytest.raises(OtherStudy):
+        tests.lab.visit([visit()])
+
+    assert (told(tests, events.Recorded), tests.study.readings()) == ([], [])
+
+
 # --- on a simulated machine ----------------------------------------------------------------------
+
+
+def killed_at_first(trial: Trial, nth: int) -> Answer:
+    return Answer(failure=FailureKind.CRASH if trial.test.n_prompt and not nth else None)
+
+
+def killed_once_it_was_disturbed(trial: Trial, nth: int) -> Answer:
+    killed = bool(trial.test.n_prompt and nth)
+    return Answer(foreign_cpus=4.0, failure=FailureKind.CRASH if killed else None)
+
+
+@pytest.mark.parametrize(
+    ("script", "times"), [(killed_at_first, 1), (killed_once_it_was_disturbed, MOST_AGAIN)]
+)
+def test_a_session_goes_on_where_someone_has_ended_its_defaults(script: Script, times: int) -> None:
+    tests = LabOfTests(script)
+    search = Search(
+        lab=tests.lab,
+        study=tests.study,
+        space=SPACE,
+        hardware=hardware(()),
+        baseline=BASELINE,
+        seeds=[],
+        seed=0,
+    )
+
+    search.stay_with(BASELINE)
+
+    assert tests.lab.knowledge.seconds(BASELINE) is not None
+    assert tests.lab.failures == {FailureKind.CRASH: times}
 
 
 def test_a_session_on_a_machine_that_always_crashes_says_so() -> None:
@@ -432,6 +530,19 @@ def test_a_session_on_a_machine_that_always_crashes_says_so() -> None:
 
     with pytest.raises(CouldNotMeasure, match="defaults could not be measured, crash"):
         session_on(machine, plan_for(machine, CHAT, Limits(budget_s=900))).run()
+
+
+def test_what_was_kept_for_a_verification_that_was_not_needed_is_left_for_the_servers() -> None:
+    machine, shares = flat(), list[float]()
+
+    def serves(params: Params, *, share: float, **_: object) -> Served:
+        del params
+        shares.append(share)
+        return Served(seconds=20, prompt_ms=(), generation_ms=())
+
+    tuned = session_on(machine, plan_for(machine, CHAT, Limits(budget_s=100)), serves=serves).run()
+
+    assert (tuned.verification.readings, shares) == ((), [1])
 
 
 def test_a_session_ends_within_its_number_of_trials() -> None:

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 
 import llama_cpp_build
@@ -239,3 +240,19 @@ def test_the_kept_build_has_its_own_folder_per_flags(monkeypatch: pytest.MonkeyP
     assert folder("avx") != folder("avx", "avx2")
     assert folder("avx").name.startswith("0.3.36-")
     assert os.fspath(folder("avx").parent).endswith("llama.cpp")
+
+
+def test_a_variant_is_built_beside_the_plain_one_whatever_the_user_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = list[Sequence[str]]()
+    monkeypatch.setenv("LCM_LLAMA_DIR", str(_tools_in(tmp_path / "users")))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(llama_cpp_build, "build", lambda *given: asked.append(given[-1]))
+
+    found = llama_cpp_build.ensure_llama_cpp("vulkan")
+
+    plain = llama_cpp_build._built_folder()  # noqa: SLF001 - the name is the cache's key
+    assert found.folder != plain
+    assert found.folder.parent == plain.parent
+    assert ["-DGGML_VULKAN=ON" in flags for flags in asked] == [True]

@@ -9,6 +9,7 @@ ENVIRON = {
     "LLAMA_API_KEY": "sk-1",
     "LLAMA_ARG_SSL_KEY_FILE": "/k",
     "HF_TOKEN": "hf-1",
+    "GGML_VK_VISIBLE_DEVICES": "0",
 }
 
 
@@ -16,6 +17,7 @@ def test_what_would_change_a_measurement_is_taken_out() -> None:
     kept = clean(ENVIRON)
 
     assert kept["PATH"] == "/bin"
+    assert kept["GGML_VK_VISIBLE_DEVICES"] == "0"  # Which devices there are, not how they compute.
     assert not kept.keys() & removed(ENVIRON).keys()
 
 

@@ -3,10 +3,14 @@
 from dataclasses import replace
 
 import pytest
+from fakes.readings import run_facts
 
+from autotune.llama_cpp.patience import Phase
+from autotune.llama_cpp.program_run import Progress
+from autotune.llama_cpp.records import Measurement
 from autotune.llama_cpp.records import Test as BenchTest
 from autotune.params import Params
-from autotune.tuning.objective import Objective, Part, objective_of
+from autotune.tuning.objective import Objective, Part, Quantity, objective_of
 from autotune.tuning.workload import Workload
 
 CHAT = Workload(name="chat", description="", n_prompt=512, n_gen=256, n_depth=100)
@@ -136,3 +140,59 @@ def test_a_short_first_repetition_on_a_gpu_does_not_count(
 @pytest.mark.parametrize(("part", "rate"), [("pp", 500.0), ("tg", 150.0)])
 def test_seconds_of_a_part_are_tokens_per_second_too(part: Part, rate: float) -> None:
     assert OBJECTIVE.rate(part, 2.0) == rate
+
+
+def measured(part: Part, samples_ns: tuple[int, ...], samples_j: tuple[float, ...]) -> Measurement:
+    trial = OBJECTIVE.trial(PARAMS, part)
+    return Measurement(
+        params=trial.params,
+        test=trial.test,
+        samples_ns=samples_ns,
+        build_commit="",
+        build_number=0,
+        run=run_facts(),
+        record={},
+        samples_j=samples_j,
+    )
+
+
+@pytest.mark.parametrize(
+    ("first_counts", "samples_j", "expected"),
+    [
+        (True, (1.0, 2.0, 6.0), 90.0),  # Their mean: 3 joules for 10 of 300 tokens.
+        (False, (9.0, 2.0, 6.0), 120.0),  # On a GPU without the first.
+        (True, (), None),  # Nobody could tell.
+        (True, (0.0, 0.0, 0.0), None),  # The counter had not moved.
+    ],
+)
+def test_a_part_takes_its_share_of_the_joules(
+    first_counts: bool,  # noqa: FBT001
+    samples_j: tuple[float, ...],
+    expected: float | None,
+) -> None:
+    objective = replace(OBJECTIVE, first_counts=first_counts)
+
+    assert objective.part_joules("tg", measured("tg", (10**8,) * 3, samples_j)) == expected
+
+
+@pytest.mark.parametrize(
+    ("minimises", "metered_s", "joules", "expected"),
+    [
+        ("seconds", 0.0, None, 6.0),  # 0.2 s for 10 of 300 tokens.
+        ("joules", 0.1, 4.0, 120.0),
+        ("joules", 0.5, 4.0, None),  # Too short for the meter.
+        ("joules", 0.1, None, None),
+    ],
+)
+def test_what_a_running_test_costs_is_told_by_the_clock_or_by_the_meter(
+    minimises: Quantity, metered_s: float, joules: float | None, expected: float | None
+) -> None:
+    objective = replace(OBJECTIVE, minimises=minimises, metered_s=metered_s)
+    began = Progress(
+        trial=OBJECTIVE.trial(PARAMS, "tg"), phase=Phase.RUN, repetition=1, at=5.0, joules=7.0
+    )
+    now = replace(began, at=5.2, joules=None if joules is None else 7.0 + joules)
+
+    cost = objective.cost_between("tg", began, now)
+
+    assert cost == (None if expected is None else pytest.approx(expected))

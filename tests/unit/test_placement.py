@@ -7,12 +7,22 @@ import pytest
 from fakes.hosts import GIB, MIB, card, cards, dense_model, host, recorded, zoo_model
 from fakes.zoo import ZOO
 
+from autotune.errors import ConfigError
 from autotune.hardware import Gpu
 from autotune.model import Model
-from autotune.model.footprint import footprint, place_layers
+from autotune.model.footprint import Place, footprint, place_layers
 from autotune.params import ALL_LAYERS, Params
 from autotune.recommend import generate_recommendations
-from autotune.recommend.placement import Placement, budget_bytes, on_cpu, place, staging_bytes
+from autotune.recommend.placement import (
+    Placement,
+    budget_bytes,
+    footprint_on,
+    on_cpu,
+    place,
+    staging_bytes,
+    taken,
+    used_gpus,
+)
 
 PARAMS = Params(n_ctx=4096, n_batch=512, n_ubatch=512, type_k="f16", type_v="f16")
 RESERVED = 1024 * MIB  # What llama.cpp's own --fit leaves free of a device.
@@ -27,9 +37,10 @@ def placed(name: str, *free_gib: float) -> Placement:
 
 def needed(model: Model, params: Params, n_gpus: int = 1) -> list[int]:
     """Give the bytes that each GPU must have, the first one's copies of host weights included."""
-    memory = footprint(model, params, program="server", gpus=(1.0,) * n_gpus)
-    totals = [gpu.total_bytes for gpu in memory.gpus]
-    totals[0] += staging_bytes(model, params.n_gpu_layers or 0, params.n_cpu_moe or 0)
+    gpus = cards(*[24] * n_gpus)
+    totals = [gpu.total_bytes for gpu in footprint_on(gpus, model, params, "server").gpus]
+    first = taken(params, gpus)[0]
+    totals[first] += staging_bytes(model, params.n_gpu_layers or 0, params.n_cpu_moe or 0)
     return totals
 
 
@@ -279,7 +290,21 @@ def test_a_full_first_gpu_does_not_keep_the_second_from_working() -> None:
 
 
 def test_a_model_that_one_gpu_holds_is_not_split() -> None:
-    assert placed("llama3-8b", 8, 24).params.tensor_split == (0.0, 33.0)
+    params = placed("llama3-8b", 8, 24).params
+
+    assert (params.devices, params.tensor_split) == (("CUDA1",), None)
+
+
+def test_a_server_holds_alone_only_what_no_card_of_this_machine_does() -> None:
+    """However much it has: every token would go over the network."""
+    gpus = (replace(card(64, backend="RPC"), name="10.0.0.5:50052"), card(20))
+
+    chosen = [
+        place(zoo_model(name), PARAMS, gpus, "server").params.devices
+        for name in ("llama3-8b", "llama3-70b")
+    ]
+
+    assert chosen == [("CUDA0",), ("RPC0",)]
 
 
 def test_one_gpu_is_not_split() -> None:
@@ -315,3 +340,74 @@ def test_shared_memory_is_not_counted_twice() -> None:
     assert recommendation.params.n_gpu_layers == ALL_LAYERS
     gpu, host_memory = recommendation.memory.gpus[0], recommendation.memory.host
     assert gpu.total_bytes + host_memory.total_bytes <= mac.memory.available_bytes
+
+
+def test_servers_come_first_and_the_graphics_core_stays_beside_them() -> None:
+    """`llama_prepare_model_devices` adds servers at the front; they are no cards to it."""
+    server, core, dedicated = (
+        card(8, backend="RPC"),
+        card(4, integrated=True, backend="Vulkan"),
+        card(8, backend="CUDA"),
+    )
+
+    used = [[gpu.backend for gpu in used_gpus(gpus)] for gpus in (
+        [core, server], [dedicated, core, server])]  # fmt: skip
+
+    assert used == [["RPC", "Vulkan"], ["RPC", "CUDA"]]
+
+
+def test_of_graphics_cores_those_of_one_backend_are_used() -> None:
+    first, same = (card(8, index=n, integrated=True, backend="Vulkan") for n in (0, 1))
+    other = card(9, integrated=True, backend="SYCL")
+
+    assert used_gpus([first, other, same]) == (first, same)
+
+
+@pytest.mark.parametrize(
+    ("params", "used"),
+    [
+        (Params(), (0, 1, 2)),
+        (Params(devices=("CUDA2", "CUDA0")), (2, 0)),
+        (Params(devices=("none",)), ()),
+        (Params(split_mode="none"), (0,)),
+        (Params(split_mode="none", main_gpu=2), (2,)),
+        (Params(split_mode="none", main_gpu=1, devices=("CUDA2", "CUDA0")), (0,)),
+    ],
+    ids=["all", "named", "none", "first", "numbered", "numbered of named"],
+)
+def test_the_devices_that_are_used_are_those_that_llama_cpp_takes(
+    params: Params, used: tuple[int, ...]
+) -> None:
+    assert taken(params, cards(8, 8, 8)) == used
+
+
+@pytest.mark.parametrize(
+    ("params", "message"),
+    [
+        (Params(devices=("CUDA7",)), "there is no device CUDA7"),
+        (Params(split_mode="none", main_gpu=3), "there is no main GPU 3"),
+    ],
+)
+def test_a_device_that_is_not_there_is_refused(params: Params, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        taken(params, cards(8, 8, 8))
+
+
+def test_devices_in_another_order_hold_the_layers_in_that_order() -> None:
+    model, gpus = zoo_model("llama3-8b"), cards(24, 24)
+    split = replace(PARAMS, tensor_split=(3.0, 1.0))
+
+    there, back = (
+        footprint_on(gpus, model, replace(split, devices=names), "server").gpus
+        for names in (("CUDA0", "CUDA1"), ("CUDA1", "CUDA0"))
+    )
+
+    assert back == there[::-1]
+
+
+def test_a_device_that_is_left_alone_holds_nothing() -> None:
+    alone = replace(PARAMS, devices=("CUDA1",), tensor_split=(1.0, 1.0))
+
+    first, second = footprint_on(cards(8, 24), zoo_model("llama3-8b"), alone, "server").gpus
+
+    assert (first, second.weights_bytes > 0) == (Place(), True)

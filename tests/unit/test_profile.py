@@ -55,14 +55,20 @@ def test_a_profile_is_read_back_as_it_was_kept(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
+# Expressions over the names of tensors; none has what parts one from another in llama.cpp.
+_PATTERNS = st.text(st.characters(codec="utf-8", exclude_characters=";,"), min_size=1).filter(
+    lambda text: not text.startswith("-") and text.isprintable() and " " not in text
+)
+
+
 @given(
     params=st.builds(
         Params,
-        n_threads=st.none() | st.integers(),
+        n_threads=st.none() | st.integers(-1, 2**31 - 1),
         tensor_split=st.none()
-        | st.lists(st.floats(allow_nan=False, allow_infinity=False)).map(tuple),
-        devices=st.none() | st.lists(st.text()).map(tuple),
-        tensor_buft_overrides=st.none() | st.lists(st.tuples(st.text(), st.text())).map(tuple),
+        | st.lists(st.floats(min_value=0, allow_nan=False, allow_infinity=False)).map(tuple),
+        devices=st.none() | st.lists(st.from_regex(r"\A[A-Za-z]+[0-9:.\[\]-]*\Z")).map(tuple),
+        tensor_buft_overrides=st.none() | st.lists(st.tuples(_PATTERNS, _PATTERNS)).map(tuple),
         flash_attn=st.sampled_from([None, "auto", True, False]),
         load_mode=st.sampled_from([None, "auto", "none", "mlock", "mmap+mlock", "dio"]),
         repack=st.none() | st.booleans(),
@@ -209,6 +215,15 @@ def test_what_is_no_profile_is_refused(content: bytes, tmp_path: Path) -> None:
         ({"params": {"tensor_split": "3,1"}}, "params.tensor_split"),
         ({"params": {"tensor_split": ["3"]}}, "params.tensor_split"),
         ({"params": {"tensor_buft_overrides": [["a"]]}}, "params.tensor_buft_overrides"),
+        ({"params": {"n_threads": -2}}, "params.n_threads is '-2'"),
+        ({"params": {"n_batch": 1 << 31}}, "params.n_batch"),
+        ({"params": {"type_k": "--rpc"}}, "params.type_k is '--rpc'"),
+        ({"params": {"type_v": "f16,q8_0"}}, "params.type_v"),
+        ({"params": {"devices": ["-o"]}}, "params.devices"),
+        ({"params": {"devices": ["a\nb"]}}, "params.devices"),
+        ({"params": {"tensor_split": [-1]}}, "params.tensor_split"),
+        ({"params": {"tensor_buft_overrides": [["--host", "x"]]}}, "params.tensor_buft"),
+        ({"argv": ["sh", "-c", "id"], "params": {"argv": ["sh"]}}, "unknown key 'argv'"),
     ],
     ids=str,
 )

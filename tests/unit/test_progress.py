@@ -325,7 +325,7 @@ def test_a_failure_message_commands_no_terminal() -> None:
          "repack off, load-mode none, numa isolate"),
         ({"type_k": "q8_0", "type_v": "q8_0"}, "cache q8_0"),
         ({"type_v": "q8_0"}, "cache-v q8_0"),
-        ({"tensor_split": (3.0, 1.0)}, "tensor-split 3.0/1.0"),
+        ({"tensor_split": (3.0, 1.0)}, "tensor-split 3/1"),
         ({"tensor_buft_overrides": (("exps", "CPU"),)}, "tensor-buft-overrides exps=CPU"),
         ({"n_threads": None}, "threads default"),
         ({"devices": ("\x1b[1m",)}, r"devices \x1b[1m"),
@@ -778,7 +778,7 @@ def test_programs_are_told_what_a_trial_failed_at(capsys: pytest.CaptureFixture[
 
     (line,) = _told_programs(capsys, measured(reading(failed=nasty)))
 
-    assert line["failure"] == {"kind": "crash", "message": '\x1b[2Jgone\n"x"\udc80'}
+    assert line["failure"] == {"kind": "crash", "message": '\x1b[2Jgone\n"x"\x0080'}
 
 
 def test_what_is_no_number_is_null(capsys: pytest.CaptureFixture[str]) -> None:

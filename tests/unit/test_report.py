@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
-from fakes.evening import WINNER, Evening
+from fakes.evening import BASELINE, SEED, WINNER, Evening
 from fakes.kept import kept_study
 
 from autotune.cli.reported import report
@@ -17,10 +17,11 @@ from autotune.errors import SurroundingsError
 from autotune.results.report import facts, series, tables, ticks
 from autotune.results.report.markdown import code, escaped, markdown
 from autotune.results.report.page import page
-from autotune.results.report.shell import typed
+from autotune.results.report.sections import Section, sections
 from autotune.results.report.verdict import by_chance, verdict
 from autotune.results.stored import Stored, Visited
 from autotune.results.studies import Purpose, State
+from autotune.shell import quoted
 from autotune.stats import LEAST_PAIRS
 from autotune.words import ratios
 
@@ -245,7 +246,7 @@ def test_the_page_has_every_section_and_each_chart_a_name_and_a_table(study: Sto
         assert chart["role"] == "img"
         assert set(str(chart["aria-labelledby"]).split()) <= set(seen.ids)
     assert len(seen.all("details")) == 6
-    assert seen.headings == ["h1", *["h2"] * 10]
+    assert seen.headings == ["h1", *["h2"] * 11]
     assert len(seen.ids) == len(set(seen.ids))
     assert all(th.get("scope") in {"col", "row"} for th in seen.all("th"))
     assert "llama-server -m 'a b.gguf'" in seen.words
@@ -444,7 +445,7 @@ def test_an_axis_of_ratios_has_1_and_ticks_that_do_not_touch(values: list[float]
 
 @pytest.mark.parametrize("word", ["plain", "a b", "it's", HOSTILE, "\udcff\x01'\\", "é\u202e"])
 def test_a_shell_reads_the_command_back(word: str) -> None:
-    shown = typed(["printf", "%s", word])
+    shown = quoted(["printf", "%s", word])
 
     read = subprocess.run(["bash", "-c", shown], capture_output=True, check=True)  # noqa: S607
     assert read.stdout.decode(errors="surrogateescape") == word
@@ -469,13 +470,14 @@ def test_the_short_form_is_short_and_has_what_is_asked_for(study: Stored) -> Non
 def test_names_in_markdown_stand_in_code(tmp_path: Path) -> None:
     study = kept_study(tmp_path / "kept", Evening(model=HOSTILE))
 
-    said = markdown(study, command=["llama-server", "-m", "```\n<b>"])
+    said = markdown(study, command=["llama-server", "-m", "```<b>", "a\n<b>"])
 
     line = next(line for line in said.splitlines() if line.startswith("Model "))
     assert line.startswith("Model ``<script>")
     assert "\x1b" not in said
     assert "\u202e" not in said
-    assert "\n````sh\nllama-server -m $'```\\x0a<b>'\n````\n" in said
+    typed = "llama-server -m '```<b>' \"$(printf 'a\\012\\074b\\076')\""
+    assert f"\n````sh\n{typed}\n````\n" in said
 
 
 @pytest.mark.parametrize(
@@ -519,3 +521,93 @@ def test_markdown_is_printed_or_written(
 def test_a_file_that_cannot_be_written_is_named(study: Stored, tmp_path: Path) -> None:
     with pytest.raises(SurroundingsError, match="nowhere"):
         report(study, fmt="html", output=tmp_path / "nowhere" / "report.html")
+
+
+# --- Energy
+
+
+@pytest.fixture
+def metered(tmp_path: Path) -> Stored:
+    return kept_study(tmp_path / "metered", Evening(watts=60.0, objective="efficiency"))
+
+
+def section(study: Stored, name: str) -> Section:
+    return next(one for one in sections(study) if one.name == name)
+
+
+def test_a_gain_in_joules_is_said_in_their_words(metered: Stored) -> None:
+    assert re.match(r"[\d.]+x more efficient than llama.cpp's defaults, ", sentence(metered))
+
+
+def test_joules_of_both_sides_stand_beside_each_other(metered: Stored) -> None:
+    table = facts.sides(metered)
+
+    assert table is not None
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["Text generation, by energy"][:2] == ("0.300 t/J", "0.441 t/J")
+    assert rows["Energy of it all"][0] == "926 J"
+    assert "to" in rows["Energy of it all"][2]  # The interval stands by what was minimised.
+    assert "to" not in rows["Whole request"][2]
+
+
+def test_the_energy_of_each_configuration_is_in_a_table(metered: Stored) -> None:
+    energy = section(metered, "energy")
+
+    assert energy.table is not None
+    assert energy.table.rows[0][-1] == "44.0 W"  # With four threads.
+    assert "CPU package 0, GPU 0" in energy.words[0]
+
+
+def test_where_nobody_can_tell_joules_the_page_says_why_and_what_to_do(study: Stored) -> None:
+    assert section(study, "energy").words == (
+        "Not known: neither RAPL nor a GPU shows a counter; measure on the machine itself.",
+    )
+
+
+def test_the_way_of_a_search_for_joules_is_drawn_by_joules(metered: Stored) -> None:
+    of_defaults, of_seed = series.progress(metered).steps[:2]
+    evening = Evening(watts=60.0)
+    expected = evening.request_j(BASELINE) or 0.0, evening.request_j(SEED) or 1.0
+
+    assert [of_defaults.ratio, of_seed.ratio] == pytest.approx([1.0, expected[0] / expected[1]])
+
+
+def test_a_limit_of_power_that_the_defaults_meet_is_said_once(study: Stored) -> None:
+    said = [text for text in facts.warnings(study) if "limit of power" in text]
+
+    n = len(study.visited)
+    how = "the defaults too, so this is how it works here."
+    assert said == [f"GPU 0 was held back by its limit of power in {n} of {n} trials; {how}"]
+
+
+# --- a shared study ------------------------------------------------------------------------------
+
+WORKERS = [
+    {"host": "node1", "machine": "EPYC, 16 cores", "state": "finished", "verdict": "better",
+     "ratio": 1.25, "low": 1.2, "high": 1.3},
+    {"host": HOSTILE, "machine": "EPYC, 16 cores", "state": "verifying", "verdict": "",
+     "ratio": None, "low": None, "high": None},
+]  # fmt: skip
+
+
+def test_each_machine_of_a_shared_study_says_whether_it_holds_there(study: Stored) -> None:
+    shared = saying(
+        study, fleet={"study": "lcm-x", "storage": "postgresql://db/x", "workers": WORKERS}
+    )
+
+    table = facts.machines(shared)
+
+    assert table is not None
+    assert [row[2:] for row in table.rows] == [
+        ("better", "1.25x (1.20 to 1.30)"),
+        ("verifying", ""),
+    ]
+    assert "Where it holds" in page(shared)
+    assert "<script>alert" not in page(shared)
+    assert "| node1 |" in markdown(shared)
+    assert "<script>" not in markdown(shared)
+
+
+def test_a_study_of_one_machine_has_no_table_of_machines(study: Stored) -> None:
+    assert facts.machines(study) is None
+    assert "Where it holds" not in page(study)

@@ -44,7 +44,7 @@ MACHINES: Mapping[str, Hardware] = {
     "CPU": host(),
     "GPU": host(cards(24)),
     "experts on the CPU": host(cards(8)),
-    "two GPUs": host(cards(24, 8)),
+    "two GPUs": host(cards(16, 12)),  # The model fits on neither alone.
     "card and graphics core": recorded("amd-gpu"),
     "Mac": host([card(20, integrated=True, backend="Metal")], available_gib=20),
     "two sockets": recorded("two-socket-numa"),

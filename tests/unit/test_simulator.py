@@ -20,9 +20,9 @@ from fakes.simulator import (
 )
 from fakes.surfaces import dice
 
-from autotune.llama_cpp.grid_run import Progress, Result
 from autotune.llama_cpp.grids import Trial
 from autotune.llama_cpp.patience import Phase
+from autotune.llama_cpp.program_run import Progress, Result
 from autotune.llama_cpp.records import Failure, FailureKind, Measurement, Outcome
 from autotune.llama_cpp.records import Test as BenchTest
 from autotune.model.footprint import footprint

@@ -75,6 +75,15 @@ def moe_on_gpu(build: str = TODAY) -> Space:
     return space_of(card(16), model=moe_30b(), defaults=defaults, seed=defaults, build=build)
 
 
+def on_two_cards(build: str = TODAY, *, wish: Wish = NONE, more: tuple[Gpu, ...] = ()) -> Space:
+    gpus = (card(24), replace(card(16), index=1), *more)
+    everything = replace(DEFAULTS, n_gpu_layers=ALL_LAYERS)
+    seed = replace(everything, n_ctx=4096, tensor_split=(25.0, 16.0) if not more else None)
+    return space_of(
+        *gpus, model=dense_30b(), defaults=everything, seed=seed, build=build, wish=wish
+    )
+
+
 def names(space: Space) -> set[str]:
     return {dimension.name for dimension in space.dimensions}
 
@@ -320,6 +329,10 @@ SPACES = {
     "narrowed": on_gpu({"n_gpu_layers": (10, 20), "n_ubatch": (256, 512), "flash_attn": (True,)}),
     "small batches": on_gpu({"n_batch": (128, 300)}),
     "old": moe_on_gpu("0.3.9-2025-05"),
+    "two cards": on_two_cards(),
+    "two cards by number": on_two_cards("0.3.16-2025-08"),
+    "two cards or one": on_two_cards(wish={"split_mode": ("none", "layer")}),
+    "three cards": on_two_cards(more=(replace(card(8), index=2),)),
 }
 spaces = st.sampled_from(list(SPACES.values()))
 

@@ -12,6 +12,7 @@ from autotune.stats import (
     PRIOR_SD,
     compare,
     hodges_lehmann,
+    median_of_sorted,
     noise_of,
     robust_sd,
     t_chance,
@@ -170,3 +171,8 @@ def test_looking_after_every_pair_makes_nothing_rarer_than_it_is(sd: float) -> N
         n_rare += seen.chance * seen.pairs < 0.05
 
     assert n_rare / len(sessions) < 0.05
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1))
+def test_the_middle_of_what_is_sorted_is_the_median(values: list[float]) -> None:
+    assert median_of_sorted(sorted(values)) == statistics.median(values)

@@ -15,7 +15,7 @@ from optuna.trial import TrialState
 from autotune.errors import SurroundingsError
 from autotune.llama_cpp.records import FailureKind, Outcome
 from autotune.params import Params, params_to_json
-from autotune.tuning.study import NAME, Study
+from autotune.tuning.study import NAME, Journalled, Study
 from autotune.tuning.visits import Kind, Reading, Visit
 from autotune.tuning.workload import Value
 
@@ -215,6 +215,144 @@ def test_a_second_crash_before_anything_ran_loses_nothing(path: Path) -> None:
     assert ticket.params["n_threads"] == 3
 
 
+def power_fails(path: Path, *n_kept: int) -> tuple[list[Reading], Path]:
+    """A study of some visits, of which the disk has the first few, with what the journal says."""
+    study, copy = new(path), path.with_name("copy.db")
+    journal = []
+    for n, each in enumerate(SOME):
+        if n in n_kept:
+            copy.write_bytes(path.read_bytes())
+        journal.append(keep(study, replace(each, elapsed_s=float(n))))
+    return journal, copy
+
+
+@pytest.mark.parametrize("n_kept", range(4))
+def test_what_the_journal_has_and_the_file_has_lost_is_there_again(path: Path, n_kept: int) -> None:
+    journal, copy = power_fails(path, n_kept)
+
+    study = Study.resume(copy, SPACE, Journalled(over=[(each, 3.0) for each in journal]))
+
+    assert study.readings() == journal
+    assert [(t.value, t.params) for t in plain(copy).trials] == [
+        (None if each.failure else 3.0, SPACE.point(each.visit.params)) for each in journal
+    ]
+
+
+def test_what_was_running_by_the_file_and_is_over_by_the_journal_is_over(path: Path) -> None:
+    study, copy = new(path), path.with_name("copy.db")
+    ticket = study.begin(SOME[0].visit)
+    copy.write_bytes(path.read_bytes())
+    came = replace(SOME[0], number=ticket.number)
+
+    again = Study.resume(copy, SPACE, Journalled(over=[(came, 3.0)]))
+
+    assert (again.readings(), states(copy)) == ([came], [("COMPLETE", None)])
+
+
+def test_what_only_waited_by_the_file_and_is_over_by_the_journal_is_over(path: Path) -> None:
+    study = new(path)
+    keep(study, SOME[0])
+    study.begin(visit(3))
+    Study.resume(path, SPACE)  # It is enqueued anew, as the third.
+    came = replace(SOME[3], number=2, elapsed_s=9.0)
+
+    Study.resume(path, SPACE, Journalled(over=[(came, None)]))
+
+    assert states(path) == [("COMPLETE", None), ("FAIL", "interrupted"), ("PRUNED", None)]
+
+
+def test_a_number_that_nobody_has_kept_is_of_an_interrupted_visit(path: Path) -> None:
+    study = new(path)
+    keep(study, SOME[0])
+    came = replace(SOME[3], number=2, elapsed_s=9.0)
+
+    again = Study.resume(path, SPACE, Journalled(over=[(came, None)]))
+
+    assert [each.number for each in again.readings()] == [0, 2]
+    assert states(path)[1] == ("FAIL", "interrupted")
+
+
+def test_no_number_is_given_again_that_the_journal_has_a_record_of(path: Path) -> None:
+    after_a_crash(path, 3)  # It was the second, and is enqueued anew as the third.
+
+    again = Study.resume(path, SPACE, Journalled(n_begun=3))
+
+    assert (again.begin(visit(3)).number, [name for name, _ in states(path)]) == (
+        3,
+        ["COMPLETE", "FAIL", "FAIL", "RUNNING"],
+    )
+
+
+def test_numbers_that_the_file_has_lost_are_not_given_again_either(path: Path) -> None:
+    new(path)
+
+    again = Study.resume(path, SPACE, Journalled(n_begun=2))
+
+    assert again.begin(visit(3)).number == 2
+
+
+def after_failures(path: Path, *kinds: FailureKind) -> list[int]:
+    """The readings that are still believed, by their numbers."""
+    study = new(path)
+    keep(study, replace(SOME[0], elapsed_s=0.0))
+    for n, kind in enumerate(kinds, start=1):
+        keep(study, replace(reading(threads(n), pp=kind, parts=("pp", "tg")), elapsed_s=float(n)))
+    Study.resume(path, SPACE)
+    return [each.number for each in Study.resume(path, SPACE).readings()]
+
+
+def test_what_failed_last_is_not_held_against_it_and_stays_so(path: Path) -> None:
+    assert after_failures(path, FailureKind.CRASH, FailureKind.HANG) == [0]
+
+
+def test_that_memory_did_not_suffice_is_believed_and_what_came_before_it(path: Path) -> None:
+    kinds = (FailureKind.CRASH, FailureKind.OOM, FailureKind.CRASH)
+
+    assert after_failures(path, *kinds) == [0, 1, 2]
+
+
+def test_a_file_that_cannot_be_written_is_an_error_with_its_reason(path: Path) -> None:
+    study = new(path)
+    ticket = study.begin(visit(3))
+    path.write_bytes(b"\0" * 8192)
+
+    with pytest.raises(SurroundingsError, match=r"cannot be written: (file is not|database disk)"):
+        study.tell(ticket, replace(SOME[3], number=0), None)
+
+
+def test_giving_up_what_cannot_be_written_down_is_no_error_of_its_own(path: Path) -> None:
+    study = new(path)
+    ticket = study.begin(visit(3))
+    path.write_bytes(b"\0" * 8192)
+
+    study.give_up(ticket, "interrupted")
+
+    with pytest.raises(SurroundingsError):
+        Study.facts_of(path)
+
+
+def test_a_study_that_cannot_be_begun_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SurroundingsError, match="cannot be written: unable to open"):
+        new(tmp_path / "gone" / "study.db")
+
+
+def test_what_plain_optuna_has_enqueued_for_us_is_taken_up(path: Path) -> None:
+    why = {"kind": "race", "source": "test", "parts": ["pp", "tg"]}
+    keep(new(path), SOME[0])
+    plain(path).enqueue_trial(
+        SPACE.point(threads(3)), user_attrs={**why, "params": params_to_json(threads(3))}
+    )
+
+    ticket = Study.resume(path, SPACE).begin(visit(3))
+
+    trial = plain(path).trials[1]
+    assert (ticket.number, trial.state, trial.params) == (
+        1,
+        TrialState.RUNNING,
+        SPACE.point(threads(3)),
+    )
+
+
 def test_the_facts_of_a_study_are_read_with_its_seed(path: Path) -> None:
     new(path, seed=11)
 
@@ -324,3 +462,25 @@ def test_proposals_learn_that_what_fails_is_bad() -> None:
     proposed = [study.proposal(numbers, nth=nth)["n_threads"] for nth in range(20)]
 
     assert sum(int(n) > 4 for n in proposed) < 10
+
+
+@pytest.mark.parametrize(("of_middle", "is_same"), [("others", True), ("best", False)])
+def test_of_very_many_trials_tpe_sees_the_best_and_the_last(
+    monkeypatch: pytest.MonkeyPatch, of_middle: str, *, is_same: bool
+) -> None:
+    monkeypatch.setattr("autotune.tuning.study.proposals.MOST_SHOWN", 30)
+    monkeypatch.setattr("autotune.tuning.study.proposals._BEST_SHOWN", 10)
+
+    def proposed(middle: int) -> list[dict[str, Value]]:
+        study = new(seed=5)
+        numbers = set()
+        for i in range(60):
+            early = 10 <= i < 20
+            middle_s = 1.0 if of_middle == "best" else 20.0
+            seconds = middle_s if early else 5.0 + i % 7
+            n = middle if early else 1 + i % 3
+            came = reading(threads(n), pp=1.0, tg=1.0, number=i)
+            numbers.add(keep(study, came, seconds).number)
+        return [study.proposal(numbers, nth=nth) for nth in range(8)]
+
+    assert (proposed(4) == proposed(8)) == is_same

@@ -30,7 +30,7 @@ ENTRIES = entries_of(Evening())
 
 
 def take(study: Stored, entries: Sequence[Entry], known: Sequence[Entry] = ()) -> None:
-    with Table(study.folder, known) as table:
+    with Table(stored(study.folder, known)) as table:
         for entry in entries:
             table.append(entry)
 
@@ -54,7 +54,7 @@ def test_in_the_end_it_is_the_export(study: Stored, path: Path) -> None:
 
 def test_the_rows_of_a_trial_are_there_when_it_is_over(study: Stored, path: Path) -> None:
     seen = []
-    with Table(study.folder) as table:
+    with Table(stored(study.folder, ())) as table:
         for entry in ENTRIES[:6]:
             table.append(entry)
             seen.append(len(lines(path)) if path.exists() else 0)
@@ -68,7 +68,7 @@ def test_it_only_grows(study: Stored, path: Path) -> None:
     take(study, ENTRIES[:10])
     before = path.read_bytes()
 
-    with Table(study.folder, ENTRIES[:10]) as table:
+    with Table(stored(study.folder, ENTRIES[:10])) as table:
         inode = path.stat().st_ino
         for entry in ENTRIES[10:20]:
             table.append(entry)
@@ -80,7 +80,7 @@ def test_it_only_grows(study: Stored, path: Path) -> None:
 
 def test_a_test_that_no_trial_asked_for_waits_for_none(study: Stored, path: Path) -> None:
     alone = next(e for e in ENTRIES if isinstance(e, Record) and e.trial is None)
-    with Table(study.folder) as table:
+    with Table(stored(study.folder, ())) as table:
         table.append(alone)
 
         assert [row["trial"] for row in lines(path)] == [""]

@@ -222,3 +222,112 @@ def test_layers_whose_experts_are_on_the_host_are_counted_once(
     params: Params, on_host: int
 ) -> None:
     assert moe_on_16().layers_on_host(params) == on_host
+
+
+# --- several devices -----------------------------------------------------------------------------
+
+
+def cards(*gib: int, backend: str = "CUDA") -> tuple[Gpu, ...]:
+    named = (replace(card(n), backend=backend, name=f"10.0.0.{i}:50052") for i, n in enumerate(gib))
+    return tuple(replace(gpu, index=i) for i, gpu in enumerate(named))
+
+
+def on_two_cards(*, backend: str = "CUDA") -> Memory:
+    return memory_on(dense_30b(), *cards(24, 16, backend=backend))
+
+
+def split(first: int, second: int, params: Params = ALL) -> Params:
+    return replace(params, tensor_split=(float(first), float(second)))
+
+
+def test_a_card_that_is_left_alone_needs_no_room() -> None:
+    memory = on_two_cards()
+    alone = replace(BASE, n_gpu_layers=25, devices=("CUDA0",))
+
+    assert (memory.fits(alone), memory.fits(replace(alone, devices=("CUDA1",)))) == (True, False)
+
+
+def test_by_its_number_a_card_alone_needs_the_same_room() -> None:
+    memory, few = on_two_cards(), replace(BASE, n_gpu_layers=10)
+    named = [replace(few, devices=(name,)) for name in ("CUDA0", "CUDA1")]
+    numbered = [replace(few, split_mode="none", main_gpu=n) for n in (0, 1)]
+
+    assert [memory.gpu_bytes(p) for p in numbered] == [memory.gpu_bytes(p) for p in named]
+
+
+def test_a_device_that_is_not_there_has_no_room() -> None:
+    assert not on_two_cards().fits(replace(BASE, n_gpu_layers=1, devices=("CUDA7",)))
+
+
+@pytest.mark.parametrize(("backend", "place"), [("CUDA", "CUDA1"), ("RPC", "RPC0[10.0.0.1:50052]")])
+def test_a_failure_is_of_the_device_that_is_named(backend: str, place: str) -> None:
+    memory = on_two_cards(backend=backend)
+
+    memory.remember_failure(split(25, 16), place)
+
+    # Half of it is tried next on the second, and all of what is there on the first.
+    assert [memory.fits(p) for p in (split(28, 13), split(24, 17))] == [False, False]
+    memory.remember_success(split(27, 14, replace(BASE, n_gpu_layers=36)))
+    assert [memory.fits(p) for p in (split(28, 13), split(24, 17))] == [True, False]
+
+
+def test_a_server_that_is_named_by_its_address_is_known_by_it() -> None:
+    """As llama.cpp had it, until a server could have several devices."""
+    names = ("RPC[10.0.0.1:50052]", "RPC[10.0.0.2:50052]")
+    servers = [
+        replace(server, name=name, listed_as=name)
+        for server, name in zip(cards(24, 16, backend="RPC"), names, strict=True)
+    ]
+    memory = memory_on(dense_30b(), *servers)
+
+    memory.remember_failure(split(25, 16), names[1])
+    memory.remember_success(split(27, 14, replace(BASE, n_gpu_layers=36)))
+
+    # By what is full, it would be the first.
+    assert [memory.fits(p) for p in (split(28, 13), split(24, 17))] == [True, False]
+
+
+@pytest.mark.parametrize(
+    "larger",
+    [
+        replace(split(25, 16), n_ubatch=1024),
+        replace(split(25, 16), type_k="f32", type_v="f32"),
+        split(24, 17),
+        replace(split(16, 25), devices=("CUDA1", "CUDA0")),
+        replace(ALL, tensor_split=None, devices=("CUDA1",)),
+    ],
+    ids=["ubatch", "cache type", "split", "order", "alone"],
+)
+def test_what_takes_more_of_a_card_that_was_full_is_kept_out(larger: Params) -> None:
+    memory = on_two_cards()
+
+    memory.remember_failure(split(25, 16), "CUDA1")
+    memory.remember_success(split(25, 16, replace(BASE, n_gpu_layers=38)))
+
+    assert not memory.fits(larger)
+
+
+def test_where_no_device_is_named_it_is_the_one_that_never_held_as_much() -> None:
+    memory = on_two_cards()
+    memory.remember_success(split(28, 13))
+
+    memory.remember_failure(split(25, 16))
+
+    assert [memory.fits(p) for p in (split(28, 13), split(25, 16))] == [True, False]
+
+
+def test_a_full_host_is_no_reason_to_leave_a_card_empty() -> None:
+    memory = on_two_cards()
+
+    memory.remember_failure(split(25, 16), "CPU")
+
+    assert memory.fits(split(25, 16))
+
+
+def test_what_has_not_failed_may_still_be_hoped_for() -> None:
+    memory = on_two_cards()
+    memory.remember_failure(split(25, 16), "CUDA1")
+
+    next_, hoped = memory.fitted(split(25, 16)), memory.hoped_for(split(25, 16))
+
+    assert layers(next_) < layers(hoped) < memory.n_offloadable

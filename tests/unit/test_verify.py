@@ -9,6 +9,7 @@ import pytest
 from fakes.readings import OBJECTIVE, SHARE
 from fakes.scripted import BASELINE, SPACE, Answer, LabOfTests, Script
 
+from autotune.errors import CouldNotMeasure
 from autotune.llama_cpp.grids import Trial
 from autotune.llama_cpp.records import FailureKind
 from autotune.params import Params
@@ -226,6 +227,17 @@ def test_a_candidate_that_fails_in_exactly_its_words_is_dropped() -> None:
     done = verified(LabOfTests(script), FEWER)
 
     assert (done.verdict, done.candidate, done.readings) == ("not shown", None, ())
+
+
+@pytest.mark.parametrize("candidate", [FEWER, UNPACKED], ids=["whole", "in a round"])
+def test_where_nothing_works_any_more_that_is_said_and_nothing_else(candidate: Params) -> None:
+    def script(_trial: Trial, _nth: int) -> Answer:
+        return Answer(failure=FailureKind.CRASH if tests.bench.done else None, message="it is gone")
+
+    tests = LabOfTests(script)
+
+    with pytest.raises(CouldNotMeasure, match=r"it is gone; now llama\.cpp's defaults fail too"):
+        verified(tests, candidate)
 
 
 def test_a_baseline_that_fails_once_is_not_held_against_the_candidates() -> None:

@@ -40,6 +40,7 @@ def test_only_what_is_set_is_kept() -> None:
     [
         measured(ODD, "pp", 2.0, run=run_facts(3.5, {"at_s": 1.0}, {"at_s": 2.5})),
         measured(ODD, "tg", 2.0, run=run_facts(None)),
+        measured(ODD, "tg", 2.0, joules=31.5),
         *(failed(ODD, "tg", kind) for kind in FailureKind),
     ],
     ids=lambda outcome: getattr(outcome, "kind", "measurement"),
@@ -48,6 +49,21 @@ def test_any_outcome_comes_back_from_json(outcome: Outcome) -> None:
     kept = json.loads(json.dumps(outcome_to_json(outcome)))
 
     assert outcome_from_json(kept) == outcome
+
+
+def test_a_record_of_before_joules_were_kept_has_none() -> None:
+    kept = outcome_to_json(measured(ODD, "tg", 2.0))
+    del kept["samples_j"]
+
+    assert outcome_from_json(kept) == measured(ODD, "tg", 2.0)
+
+
+@pytest.mark.parametrize("samples_j", [[1.0, 2.0], [-1.0], [float("nan")], ["1"], 5])
+def test_joules_that_cannot_be_those_of_the_repetitions_are_refused(samples_j: object) -> None:
+    kept = {**outcome_to_json(measured(ODD, "tg", 2.0)), "samples_j": samples_j}
+
+    with pytest.raises(ValueError, match=r"joules|samples_j"):
+        outcome_from_json(kept)
 
 
 def test_the_first_part_that_failed_is_the_failure_of_a_reading() -> None:

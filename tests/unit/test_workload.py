@@ -41,7 +41,8 @@ def test_the_readme_has_the_presets_as_they_are() -> None:
     presets = map(load_workload, preset_names())
 
     rows = [
-        f"| `{one.name}` | {one.n_prompt} | {one.n_gen} | {one.n_depth} | {_budget(one)} |"
+        f"| `{one.name}` | {one.n_prompt} | {one.n_gen} | {one.n_depth} | {one.n_parallel} | "
+        f"{_budget(one)} |"
         for one in presets
     ]
 
@@ -205,7 +206,7 @@ def test_an_unknown_preset_is_answered_with_those_there_are() -> None:
     with pytest.raises(ConfigError) as caught:
         load_workload("chatt")
 
-    names = "chat, coding-agent, long-context, overnight, quick, summarize"
+    names = "chat, coding-agent, long-context, overnight, quick, server, summarize"
     assert (caught.value.message, caught.value.hint) == (
         "no workload is named 'chatt'",
         f"choose one of {names}, or give the path of a .toml file",
@@ -240,6 +241,10 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
         ("no_kv_offload=true,0", ("no_kv_offload", (True, False))),
         ("load_mode=none,mmap+mlock", ("load_mode", ("none", "mmap+mlock"))),
         ("cache_type=q8_0", ("cache_type", ("q8_0",))),
+        ("tensor_split=3/1,1/1,auto", ("tensor_split", ("3/1", "1/1", "auto"))),
+        ("devices=CUDA0,CUDA1/CUDA0", ("devices", ("CUDA0", "CUDA1/CUDA0"))),
+        ("split_mode=layer,row", ("split_mode", ("layer", "row"))),
+        ("main_gpu=1", ("main_gpu", (1,))),
     ],
 )
 def test_a_parameter_of_the_command_line_is_read(
@@ -259,8 +264,12 @@ def test_a_parameter_of_the_command_line_is_read(
         (f"n_ubatch={'9' * 5000}", "n_ubatch is '999"),
         ("repack=auto", "repack is 'auto', not true or false"),
         ("numa=on", "numa is 'on', not distribute"),
+        ("tensor_split=3-1", "tensor_split is '3-1', not auto or such as 3/1"),
+        ("tensor_split=3/", "tensor_split is '3/', not auto or such as 3/1"),
+        ("devices=--rpc", "devices is '--rpc', not auto or such as CUDA0/CUDA1"),
+        ("split_mode=column", "split_mode is 'column', not none or layer"),
     ],
-    ids=range(8),
+    ids=range(12),
 )
 def test_what_is_wrong_in_a_parameter_is_named(text: str, what: str) -> None:
     with pytest.raises(ConfigError) as caught:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 
 from autotune.llama_cpp.dialect import DIALECT
@@ -46,7 +47,10 @@ def docker_compose(setup: Setup) -> Applied:
     folder = setup.mount or setup.model.parent
     inside = _MODELS / setup.model.relative_to(folder).as_posix()
     # The image's entrypoint is llama-server, so the command is its arguments.
-    launch = launch_of(_ENTRYPOINT, None, "server", Path(inside), setup.params)
+    params = replace(setup.params, numactl=None)  # The image has none.
+    if setup.params.numactl:
+        params = replace(params, numa=None)
+    launch = launch_of(_ENTRYPOINT, None, "server", Path(inside), params)
     command = [*launch.argv, "--host", "0.0.0.0", "--port", str(_PORT)]  # noqa: S104 - in there
     service: dict[str, object] = {
         "image": f"{_IMAGE}:{_TAGS.get(backend, _TAGS[''])}",
@@ -56,7 +60,7 @@ def docker_compose(setup: Setup) -> Applied:
         **_privileges(setup, backend),
         "restart": "unless-stopped",
     }
-    unsaid = [*launch.unsupported, *_without_image(backend)]
+    unsaid = [*setup.unbound, *launch.unsupported, *_without_image(backend)]
     above = comment(setup, "#", _use(setup), dialect=DIALECT, unsaid=unsaid)
     return Applied(text=above + dump({"services": {"llama-server": service}}), unsaid=tuple(unsaid))
 

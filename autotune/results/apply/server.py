@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from autotune.llama_cpp.capabilities import Capabilities
 from autotune.results.apply.setup import Applied, Option, Setup, comment, options
 from autotune.results.apply.text import holding, variable
+from autotune.shell import quoted
 
 _MEMLOCK = (
     "The weights are locked into memory; `ulimit -l` must allow it, where llama-server starts."
@@ -24,8 +25,9 @@ _ODD_VARIABLES: Mapping[str, str] = {
 def shell(setup: Setup) -> Applied:
     """A command for a POSIX shell, to the byte."""
     launch = setup.launch
-    program = shlex.join(setup.program.command)
-    arguments = [shlex.join(option.words) for option in options(launch, setup.program)]
+    join = quoted if setup.is_shown else shlex.join
+    program = join(setup.starts_with)
+    arguments = [join(option.words) for option in options(launch, setup.program)]
     use = [*memlock_note(setup), "Use: paste it, or save it to FILE and run: sh FILE"]
     above = comment(setup, "#", use, dialect=launch.dialect, unsaid=launch.unsupported)
     text = above + " \\\n  ".join([program, *arguments]) + "\n"
@@ -39,7 +41,7 @@ def env_file(setup: Setup) -> Applied:
         ConfigError: a value has a line break or is no text.
     """
     launch = setup.launch
-    lines, unsaid, quoted = [], list(launch.unsupported), False
+    lines, unsaid, quoted = [], [*setup.unbound, *launch.unsupported], False
     for option in options(launch, setup.program):
         name, value = _variable(option, setup.capabilities)
         if name:
@@ -104,7 +106,7 @@ def preset_ini(setup: Setup) -> Applied:
         edges = "" if value == value.strip() else " "  # They would be taken off.
         value = holding(value, "llama-server-ini", forbidden="#;" + edges)
         lines.append(f"{option.flag.removeprefix('--')} = {value}\n")
-    unsaid = [*launch.unsupported, *_without_presets(setup.capabilities)]
+    unsaid = [*setup.unbound, *launch.unsupported, *_without_presets(setup.capabilities)]
     use = [
         *memlock_note(setup),
         f'Use: llama-server --models-preset FILE, then ask it for "model": "{setup.name}"',

@@ -40,8 +40,8 @@ def systemd_unit(setup: Setup) -> Applied:
 
 def _exec_start(setup: Setup) -> str:
     # systemd's own rule for a program's path, string_is_safe() in basic/string-util.c.
-    path = holding(setup.program.command[0], "systemd", forbidden="'\"\\")
-    program = [unit_word(path, program=True), *map(unit_word, setup.program.command[1:])]
+    path = holding(setup.starts_with[0], "systemd", forbidden="'\"\\")
+    program = [unit_word(path, program=True), *map(unit_word, setup.starts_with[1:])]
     arguments = [
         " ".join(map(unit_word, option.words)) for option in options(setup.launch, setup.program)
     ]
@@ -80,7 +80,7 @@ def llama_swap(setup: Setup) -> Applied:
         ConfigError: a value has a line break, or is no text.
     """
     launch = setup.launch
-    words = [[*setup.program.command], ["--port", "${PORT}"]]
+    words = [[*setup.starts_with], ["--port", "${PORT}"]]
     words += [list(option.words) for option in options(launch, setup.program)]
     entry: dict[str, object] = {"cmd": Lines("\n".join(map(_line, words)) + "\n")}
     if setup.profile.model:

@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from autotune.errors import printable
+from autotune.llama_cpp import numactl
 from autotune.llama_cpp.capabilities import Capabilities
 from autotune.llama_cpp.launch import Launch, launch_of
 from autotune.llama_cpp.locate import Program
 from autotune.params import Params
 from autotune.results.profile import Profile
-from autotune.words import THE_DEFAULTS, ratios
+from autotune.words import THE_DEFAULTS, quality, ratios
 
 _LONGEST_NAME = 60
 
@@ -42,6 +43,7 @@ class Setup:
     memory_bytes: int | None = None  # RAM that weights, cache and buffers take; None: unknown.
     mount: Path | None = None  # The folder that a container is to see; None: the model's own.
     arguments: tuple[str, ...] = ()  # Given to llama-bench beside the profile's parameters.
+    is_shown: bool = False  # The text is looked at on a terminal, which nothing in it commands.
     user: str = ""  # Whose process llama-server is to be; "": root's.
 
     @property
@@ -52,6 +54,17 @@ class Setup:
     def launch(self) -> Launch:
         """How llama-server is started here."""
         return launch_of(self.program, self.capabilities, "server", self.model, self.params)
+
+    @property
+    def starts_with(self) -> tuple[str, ...]:
+        """The words before the flags: llama-server, and what binds it to NUMA nodes."""
+        return (*self.launch.prefix, *self.program.command)
+
+    @property
+    def unbound(self) -> tuple[str, ...]:
+        """What a format cannot say that has no word for what stands before llama-server."""
+        bound = shlex.join(numactl.prefix(self.params.numactl))
+        return (f"it was measured under {bound}; start llama-server so",) if bound else ()
 
     @property
     def installed(self) -> bool:
@@ -91,7 +104,7 @@ class Applied:
 def options(launch: Launch, program: Program) -> list[Option]:
     """The flags of a command for llama-server, each with its value."""
     found: list[Option] = []
-    for word in launch.argv[len(program.command) :]:
+    for word in launch.argv[len(launch.prefix) + len(program.command) :]:
         # All that we write are long flags, and no value of ours begins as one.
         if word.startswith("--"):
             found.append(Option(word, None))
@@ -132,12 +145,13 @@ def _origin(profile: Profile, dialect: str) -> Iterator[str]:
 
 
 def _evidence(profile: Profile) -> str:
+    words = quality(profile.objective)
     workload = f", workload {profile.workload}" if profile.workload else ""
     if profile.ratio is None or profile.low is None or profile.high is None:
         if profile.verdict:
-            return f"These are {THE_DEFAULTS}: nothing was shown to be faster{workload}."
+            return f"These are {THE_DEFAULTS}: nothing was shown to be {words.better}{workload}."
         return f"Not verified against {THE_DEFAULTS}{workload}."
     ratio, low, high = ratios(profile.ratio, profile.low, profile.high)
     verdict = (profile.verdict or "not verified").capitalize()
     interval = f"interval {low} to {high}"
-    return f"{verdict}: {ratio}x as fast as {THE_DEFAULTS} ({interval}){workload}."
+    return f"{verdict}: {ratio}x as {words.good} as {THE_DEFAULTS} ({interval}){workload}."

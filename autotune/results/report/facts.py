@@ -5,7 +5,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from autotune.llama_cpp.records import Failure
+from autotune.hardware.power_limit import limited
+from autotune.llama_cpp.records import Failure, Measurement
 from autotune.params import Params, params_from_json
 from autotune.results.stored import Stored
 from autotune.results.studies import Purpose
@@ -28,7 +29,12 @@ MEMORY = {
     "recurrent_bytes": "recurrent state",
     "compute_bytes": "compute buffer",
 }
-_REQUESTS = {"request": "Whole request", "pp": "Whole prompt", "tg": "Whole answer"}
+_REQUESTS = {
+    "request": "Whole request",
+    "efficiency": "Whole request",
+    "pp": "Whole prompt",
+    "tg": "Whole answer",
+}
 NOT_MEASURED = "not measured"
 # What to do about a study that was interrupted, by what it was for.
 _AGAIN: Mapping[Purpose, str] = {
@@ -111,12 +117,99 @@ def _rows(
     seconds = [
         f"{digits(s['request_s'])} s" if s.get("request_s") else "" for s in (baseline, other)
     ]
-    ratio = ""
+    shown = ""
     if evidence.get("ratio") is not None:
         middle, low, high = ratios(evidence["ratio"], evidence["low"], evidence["high"])
-        ratio = f"{middle}x ({low} to {high})"
-    name = _REQUESTS[evidence["workload"]["objective"]]
-    yield name, seconds[0], seconds[1], ratio
+        shown = f"{middle}x ({low} to {high})"
+    objective = evidence["workload"]["objective"]
+    spares = objective == "efficiency"
+    name = _REQUESTS[objective]
+    yield name, seconds[0], seconds[1], _plain(baseline, other, "request_s") if spares else shown
+    yield from _energy(baseline, other, shown if spares else "")
+
+
+def _energy(
+    baseline: Mapping[str, Any], other: Mapping[str, Any], shown: str
+) -> Iterator[tuple[str, str, str, str]]:
+    """What was told of joules: of each part, and of the whole request."""
+    for part, name in PARTS.items():
+        key = f"{part}_tokens_per_joule"
+        if baseline.get(key) or other.get(key):
+            ours, theirs = (per_joule(side.get(key)) for side in (baseline, other))
+            yield f"{name}, by energy", ours, theirs, _plain(other, baseline, key)
+    if baseline.get("request_j") or other.get("request_j"):
+        ours, theirs = (
+            f"{digits(s['request_j'])} J" if s.get("request_j") else "" for s in (baseline, other)
+        )
+        yield "Energy of it all", ours, theirs, shown or _plain(baseline, other, "request_j")
+
+
+def _plain(over: Mapping[str, Any], under: Mapping[str, Any], key: str) -> str:
+    """A ratio of two medians."""
+    a, b = over.get(key), under.get(key)
+    return f"{a / b:.2f}x" if a and b else ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoulesOf:
+    """What counted the joules of a study, and what did not."""
+
+    known: str
+    missing: str  # With what to do about it; "" if nothing is.
+
+
+def joules_of(stored: Stored) -> JoulesOf:
+    """By its circumstances; studies of before joules were kept have nothing."""
+    energy = stored.environment.get("energy", {})
+    gap = energy.get("gap", "")
+    missing = f"{gap}; {energy.get('remedy', '')}" if gap else ""
+    known = ", ".join(energy.get("of", []))
+    if not known and not missing:
+        missing = "nothing was kept of it"
+    elif not any(m.samples_j for m in _measurements(stored)) and not missing:
+        missing = "its counters move too slowly for tests this short"
+    return JoulesOf(known=known, missing=missing)
+
+
+def _measurements(stored: Stored) -> Iterator[Measurement]:
+    outcomes = (record.outcome for record in stored.records)
+    return (one for one in outcomes if isinstance(one, Measurement))
+
+
+def joules(stored: Stored) -> Iterator[str]:
+    """What a request takes on each side, in a sentence."""
+    evidence = stored.evidence or {}
+    sides = (evidence.get("baseline"), evidence.get("candidate"))
+    told = [side["request_j"] for side in sides if side and side.get("request_j")]
+    if told:
+        said = " and ".join(f"{digits(joules)} J" for joules in told)
+        names = "the defaults and the candidate" if len(told) > 1 else "the defaults"
+        yield f"A request takes {said} under {names}."
+
+
+def machines(stored: Stored) -> Table | None:
+    """Where the winner of a shared study holds; None where it was measured by one machine."""
+    fleet = (stored.evidence or {}).get("fleet")
+    if not fleet:
+        return None
+    rows = tuple(
+        (
+            short(worker["host"]),
+            short(worker["machine"]),
+            worker["verdict"] or worker["state"],
+            _ratio_there(worker),
+        )
+        for worker in fleet["workers"]
+    )
+    columns = ("Host", "Machine", "Verdict", "Ratio, with its interval")
+    return Table(columns=columns, rows=rows, alignment="<<<>")
+
+
+def _ratio_there(worker: Mapping[str, Any]) -> str:
+    if not (worker["ratio"] and worker["low"] and worker["high"]):
+        return ""
+    ratio, low, high = ratios(worker["ratio"], worker["low"], worker["high"])
+    return f"{ratio}x ({low} to {high})"
 
 
 def sides_caption(stored: Stored) -> str:
@@ -132,9 +225,13 @@ def sides_caption(stored: Stored) -> str:
 
 def request(workload: Mapping[str, Any]) -> str:
     """What was asked for, with its tokens."""
-    said = f"A request: {workload['n_prompt']:,} tokens in, {workload['n_gen']:,} out"
+    several = workload.get("n_parallel", 1)
+    who, each = (f"{several} requests at once", " each") if several > 1 else ("A request", "")
+    said = f"{who}: {workload['n_prompt']:,} tokens in, {workload['n_gen']:,} out{each}"
     if workload.get("n_depth"):
         said += f", after {workload['n_depth']:,} in the cache"
+    if workload["objective"] == "efficiency":
+        return f"{said}; their joules count"
     only = {"pp": "prompts", "tg": "answers"}.get(workload["objective"])
     return f"{said}; only {only} count" if only else said
 
@@ -142,6 +239,11 @@ def request(workload: Mapping[str, Any]) -> str:
 def rate(tokens_per_s: float | None) -> str:
     """Three digits of tokens per second."""
     return f"{digits(tokens_per_s)} t/s" if tokens_per_s else NOT_MEASURED
+
+
+def per_joule(tokens: float | None) -> str:
+    """Three digits of tokens per joule."""
+    return f"{digits(tokens)} t/J" if tokens else NOT_MEASURED
 
 
 def warnings(stored: Stored) -> tuple[str, ...]:
@@ -164,6 +266,7 @@ def _warnings(stored: Stored) -> Iterator[str]:
     if disturbed:
         trials = counted(len(stored.visited), "trial")
         yield f"{disturbed} of {trials} {_was(disturbed)} disturbed; hollow in the charts."
+    yield from _limits(stored)
     if stored.damaged:
         yield f"{counted(stored.damaged, 'line')} of the journal could not be read."
     if arguments := stored.environment.get("llama_cpp", {}).get("arguments"):
@@ -173,6 +276,31 @@ def _warnings(stored: Stored) -> Iterator[str]:
         names = ", ".join(map(str, removed))
         yield f"Taken away while measuring, because llama.cpp obeys them: {names}."
     yield from stored.environment.get("hardware", {}).get("notes", [])
+
+
+def _limits(stored: Stored) -> Iterator[str]:
+    """What was at its limit of power, and whether the defaults were as well."""
+    held = {
+        one.trial.number: {
+            what
+            for record in one.records
+            for what in limited(record.outcome.run.before, record.outcome.run.after)
+        }
+        for one in stored.visited
+    }
+    usual = {
+        what
+        for one in stored.visited
+        if one.trial.kind == "baseline"
+        for what in held[one.trial.number]
+    }
+    for what in sorted(set().union(*held.values())):
+        n = sum(what in some for some in held.values())
+        trials = counted(len(stored.visited), "trial")
+        how = (
+            "the defaults too, so this is how it works here" if what in usual else "measured again"
+        )
+        yield f"{what} was held back by its limit of power in {n} of {trials}; {how}."
 
 
 def _was(number: int) -> str:

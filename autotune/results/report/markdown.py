@@ -2,14 +2,15 @@
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from autotune.errors import printable
 from autotune.results.report import facts
 from autotune.results.report.facts import Table
-from autotune.results.report.shell import typed
 from autotune.results.report.surroundings import environment
 from autotune.results.report.verdict import verdict
 from autotune.results.stored import Stored
+from autotune.shell import quoted
 
 _TICKS = re.compile("`+")
 _SHOWN = ("Machine", "GPU", "llama.cpp", "Operating system", "lcm")
@@ -27,10 +28,13 @@ def _blocks(stored: Stored, command: Sequence[str]) -> Iterator[str]:
     yield f"Model {code(model)}, for {code(workload)}."
     if table := facts.sides(stored):
         yield _table(table)
+    if machines := facts.machines(stored):
+        rows = tuple(tuple(map(escaped, row)) for row in machines.rows)
+        yield _table(replace(machines, rows=rows))
     if changes := facts.changes(stored):
         yield f"{facts.candidate_name(stored)}: {code(changes)}"
     if command:
-        yield _fenced(typed(command))
+        yield _fenced(quoted(command))
     if warnings := facts.warnings(stored):
         yield "\n".join(f"- {escaped(warning)}" for warning in warnings)
     known = [(name, value) for name, value in environment(stored) if name in _SHOWN]

@@ -11,10 +11,10 @@ from autotune import __version__
 from autotune.errors import printable
 from autotune.results.report import facts
 from autotune.results.report.sections import sections
-from autotune.results.report.shell import typed
 from autotune.results.report.surroundings import environment
 from autotune.results.report.verdict import verdict
 from autotune.results.stored import Stored
+from autotune.shell import quoted
 
 _HERE = Path(__file__).parent
 
@@ -33,9 +33,10 @@ def page(stored: Stored, *, command: Sequence[str] = ()) -> str:
         verdict=verdict(stored),
         sides=facts.sides(stored),
         sides_caption=facts.sides_caption(stored),
+        machines=facts.machines(stored),
         candidate=facts.candidate_name(stored),
         changes=facts.changes(stored),
-        command=typed(command),
+        command=quoted(command),
         course=facts.course(stored),
         warnings=facts.warnings(stored),
         sections=sections(stored),

@@ -10,7 +10,7 @@ from autotune.results.report.facts import Table
 from autotune.results.report.looks import Look
 from autotune.results.report.svg import inline
 from autotune.results.stored import Stored
-from autotune.words import clock_time, counted, size
+from autotune.words import clock_time, counted, quality, size
 
 _MOST_EFFECTS = 60  # In the chart; the table has all.
 
@@ -52,6 +52,7 @@ def sections(stored: Stored) -> tuple[Section, ...]:
             _progress(stored, baseline),
             _effects(stored, baseline),
             _speeds(stored, baseline),
+            _energy(stored, baseline),
             _samples(stored),
             _night(stored),
         )
@@ -62,16 +63,18 @@ def sections(stored: Stored) -> tuple[Section, ...]:
 def _progress(stored: Stored, baseline: Params) -> Section:
     seen = series.progress(stored)
     says = f"{facts.course(stored)}."
+    better = quality(stored.objective).better
+    what = "efficiency" if stored.objective == "efficiency" else "speed"
     if len(seen.best) > 1:
         at_s, ratio = seen.best[-1]
         says += (
             f" The best so far was last replaced after {clock_time(at_s)}, at {ratio:.2f} times "
-            "the speed of the defaults by what the search saw."
+            f"the {what} of the defaults by what the search saw."
         )
     return _charted(
         "progress",
         "Progress",
-        words=(f"Every trial, at the time when it ended; higher is faster. {says}", _FLATTERS),
+        words=(f"Every trial, at the time when it ended; higher is {better}. {says}", _FLATTERS),
         says=says,
         drawing=charts.progress(seen),
         table=tables.of_progress(seen, baseline),
@@ -127,6 +130,25 @@ def _speeds(stored: Stored, baseline: Params) -> Section:
         drawing=charts.speeds(found, named),
         table=tables.of_speeds(found, baseline),
     )
+
+
+def _energy(stored: Stored, baseline: Params) -> Section:
+    found = series.economies(stored)
+    name, title = "energy", "Energy"
+    counted_of = facts.joules_of(stored)
+    if not found:
+        return Section(name=name, title=title, words=(f"Not known: {counted_of.missing}.",))
+    table, left_out = tables.cut(tables.of_economies(found, baseline))
+    what = (
+        f"Tokens per joule of {counted_of.known or 'what counts here'}, by undisturbed tests: what "
+        "the machine used while they ran, its idle share included, without loads and warm-ups."
+    )
+    words = (
+        what,
+        *facts.joules(stored),
+        *([f"Not counted: {counted_of.missing}."] if counted_of.missing else []),
+    )
+    return Section(name=name, title=title, words=words, table=table, left_out=left_out)
 
 
 def _samples(stored: Stored) -> Section:

@@ -28,7 +28,7 @@ class Step:
     visited: Visited
     at_s: float
     outcome: Outcome
-    ratio: float | None  # How many times as fast as the defaults a request is.
+    ratio: float | None  # How many times as fast, or as efficient, as the defaults a request is.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,11 +40,17 @@ class Progress:
 
 
 def progress(stored: Stored) -> Progress:
-    """How it went, as ratios to the defaults' first seconds of a request."""
-    baseline_s = _baseline_s(stored)
-    steps = tuple(_step(one, baseline_s) for one in stored.visited)
+    """How it went, as ratios to what a request under the defaults took at first."""
+    spares = stored.objective == "efficiency"
+    baseline = _baseline_j(stored) if spares else _baseline_s(stored)
+    steps = tuple(_step(one, baseline, spares=spares) for one in stored.visited)
     began_s = next((step.at_s for step in steps if step.ratio), 0.0)
-    led = [(i.elapsed_s, i.baseline_s / i.seconds) for i in stored.incumbents]
+    led = [
+        (i.elapsed_s, i.baseline_j / i.joules if i.joules and i.baseline_j else 1.0)
+        if spares
+        else (i.elapsed_s, i.baseline_s / i.seconds)
+        for i in stored.incumbents
+    ]
     return Progress(steps=steps, best=((began_s, 1.0), *led))
 
 
@@ -55,9 +61,17 @@ def _baseline_s(stored: Stored) -> float | None:
     return next((t.seconds for t in trials if t.kind == "baseline" and t.seconds), None)
 
 
-def _step(one: Visited, baseline_s: float | None) -> Step:
+def _baseline_j(stored: Stored) -> float | None:
+    if stored.incumbents:
+        return stored.incumbents[0].baseline_j
+    trials = (one.trial for one in stored.visited)
+    return next((t.joules for t in trials if t.kind == "baseline" and t.joules), None)
+
+
+def _step(one: Visited, baseline: float | None, *, spares: bool) -> Step:
     trial = one.trial
-    ratio = baseline_s / trial.seconds if baseline_s and trial.seconds else None
+    cost = trial.joules if spares else trial.seconds
+    ratio = baseline / cost if baseline and cost else None
     return Step(visited=one, at_s=trial.elapsed_s, outcome=_outcome(one), ratio=ratio)
 
 
@@ -99,6 +113,41 @@ def speeds(stored: Stored) -> tuple[Speed, ...]:
         Speed(params=params, pp=pp, tg=tg, on_front=(pp, tg) in front)
         for params, (pp, tg) in found.items()
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Economy:
+    """What one configuration makes of a joule, by its undisturbed tests; None: not told."""
+
+    params: Params
+    pp: float | None  # Tokens per joule.
+    tg: float | None
+    pp_watts: float | None
+    tg_watts: float | None
+
+
+def economies(stored: Stored) -> tuple[Economy, ...]:
+    """Every configuration of which joules are known; a part serves all that do not change it."""
+    known: dict[tuple[str, Point], list[tuple[float, float]]] = defaultdict(list)
+    for one in stored.visited:
+        for part in PARTS:
+            m = one.measured(part)
+            if m and m.tokens_per_joule and m.watts and not one.trial.disturbed:
+                known[part, point(one.trial.params, part)].append((m.tokens_per_joule, m.watts))
+    found = []
+    for params in dict.fromkeys(one.trial.params for one in stored.visited):
+        pp, tg = (known.get((part, point(params, part)), []) for part in PARTS)
+        if pp or tg:
+            (pp_j, pp_w), (tg_j, tg_w) = _middles(pp), _middles(tg)
+            found.append(Economy(params=params, pp=pp_j, tg=tg_j, pp_watts=pp_w, tg_watts=tg_w))
+    return tuple(found)
+
+
+def _middles(pairs: Sequence[tuple[float, float]]) -> tuple[float | None, float | None]:
+    if not pairs:
+        return None, None
+    per_joule, watts = zip(*pairs, strict=True)
+    return statistics.median(per_joule), statistics.median(watts)
 
 
 def _front(both: Sequence[tuple[float, float]]) -> set[tuple[float, float]]:

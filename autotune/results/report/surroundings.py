@@ -25,6 +25,7 @@ def _environment(stored: Stored) -> Iterator[tuple[str, str]]:
     yield "Memory", size(hardware["ram_total_bytes"]) if hardware.get("ram_total_bytes") else ""
     for gpu in hardware.get("gpus", []):
         yield "GPU", _joined(gpu["name"], gpu["backend"], size(gpu["total_bytes"]), gpu["driver"])
+    yield "Joules of", _joules_of(kept.get("energy", {}))
     yield "llama.cpp", program.get("version") or folder.build
     yield "Backends", _listed(program.get("backends"))
     yield "Program", program.get("program", "")
@@ -39,6 +40,12 @@ def _environment(stored: Stored) -> Iterator[tuple[str, str]]:
     yield "Budget", clock_time(kept["budget_s"]) if kept.get("budget_s") else ""
     yield "Begun", folder.started
     yield "Study", folder.name
+
+
+def _joules_of(energy: Mapping[str, Any]) -> str:
+    """What counts them, and what is not known."""
+    gap = energy.get("gap")
+    return "; ".join(filter(None, [_listed(energy.get("of")), gap and f"not known: {gap}"]))
 
 
 def _joined(*words: str | None) -> str:

@@ -6,7 +6,7 @@ from dataclasses import replace
 from autotune.params import Params
 from autotune.results.effects import Effect
 from autotune.results.report import series
-from autotune.results.report.facts import PARTS, Table, rate
+from autotune.results.report.facts import PARTS, Table, per_joule, rate
 from autotune.words import clock_time, described, digits, parameter, ratios, shown
 
 # Under a chart; all the rest is in the study's own files.
@@ -65,6 +65,21 @@ def of_speeds(found: Sequence[series.Speed], baseline: Params) -> Table:
     )
     columns = ("Configuration", *PARTS.values(), "On the front")
     return Table(columns=columns, rows=rows, alignment="<>><")
+
+
+def of_economies(found: Sequence[series.Economy], baseline: Params) -> Table:
+    """Every configuration with what it makes of a joule, the best at answers first."""
+    ranked = sorted(found, key=lambda one: (-(one.tg or 0), -(one.pp or 0)))
+    rows = tuple(
+        (
+            described(one.params, baseline),
+            *(per_joule(known) if known else "" for known in (one.pp, one.tg)),
+            *(f"{digits(watts)} W" if watts else "" for watts in (one.pp_watts, one.tg_watts)),
+        )
+        for one in ranked
+    )
+    columns = ("Configuration", *PARTS.values(), *(f"{name}, power" for name in PARTS.values()))
+    return Table(columns=columns, rows=rows, alignment="<>>>>")
 
 
 def of_samples(by_part: Mapping[str, Sequence[series.Sample]]) -> Table:

@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from autotune.results.served import agreement_of, served
 from autotune.results.stored import Stored
 from autotune.stats import LEAST_PAIRS
-from autotune.words import THE_DEFAULTS, counted, digits, ratios
+from autotune.words import THE_DEFAULTS, counted, digits, quality, ratios
 
 # What is claimed to be rarer rests on more than the few rounds of a verification can tell.
 _RAREST = 1000
@@ -32,23 +33,28 @@ def verdict(stored: Stored) -> Verdict:
             tone="open", claim=_unproven(stored), rest=_so_far(stored)
         )
     ratio = evidence.get("ratio")
+    words = quality(stored.objective)
     if ratio is None:
         return _without_comparison(evidence)
     if evidence["verdict"] == "better":
         what = _WHAT.get(evidence["workload"]["objective"], "")
         ratio, interval = interval_of(evidence)
-        claim = f"{what}{ratio}x faster than {THE_DEFAULTS}"
-        return Verdict(tone="better", claim=claim, rest=f"{interval}.", mark=",")
+        claim = f"{what}{ratio}x {words.better} than {THE_DEFAULTS}"
+        rest = f"{interval}. {served(evidence)}".rstrip()
+        return Verdict(tone="better", claim=claim, rest=rest, mark=",")
+    if agreement_of(evidence) in {"contradicted", "failed"}:
+        return Verdict(
+            tone="kept",
+            claim=f"Keep {THE_DEFAULTS}: a real llama-server does not show the gain",
+            rest=f"Measured: {as_fast(evidence)}. {served(evidence)}",
+        )
     found = (
-        "the best candidate is slower"
+        f"the best candidate is {words.worse}"
         if evidence["verdict"] == "worse"
-        else "nothing was shown to be faster"
+        else f"nothing was shown to be {words.better}"
     )
-    return Verdict(
-        tone="kept",
-        claim=f"Keep {THE_DEFAULTS}: {found}",
-        rest=f"The best candidate: {as_fast(evidence)}{_few(evidence)}.",
-    )
+    rest = f"The best candidate: {as_fast(evidence)}{_few(evidence)}. {served(evidence)}"
+    return Verdict(tone="kept", claim=f"Keep {THE_DEFAULTS}: {found}", rest=rest.rstrip())
 
 
 def _of_format_1(stored: Stored) -> Verdict | None:
@@ -67,7 +73,7 @@ def _of_format_1(stored: Stored) -> Verdict | None:
 def as_fast(evidence: Mapping[str, Any]) -> str:
     """The ratio of the candidate with its interval and chance."""
     ratio, interval = interval_of(evidence)
-    return f"{ratio}x as fast, {interval}"
+    return f"{ratio}x as {quality(evidence['workload']['objective']).good}, {interval}"
 
 
 def interval_of(evidence: Mapping[str, Any]) -> tuple[str, str]:
@@ -96,23 +102,24 @@ def _few(evidence: Mapping[str, Any]) -> str:
 
 
 def _without_comparison(evidence: Mapping[str, Any]) -> Verdict:
-    candidate = evidence.get("candidate")
+    candidate, words = evidence.get("candidate"), quality(evidence["workload"]["objective"])
     if evidence.get("winner") and candidate:
+        unit = words.unit
         sides = (evidence["baseline"], candidate)
-        theirs, mine = (digits(side.get("request_s") or 0) for side in sides)
+        theirs, mine = (digits(side.get(f"request_{unit.lower()}") or 0) for side in sides)
         return Verdict(
             tone="open",
-            claim=f"Not verified: a request took {mine} s instead of {theirs} s",
+            claim=f"Not verified: a request took {mine} {unit} instead of {theirs} {unit}",
             rest="by what the search saw, which flatters what it has chosen.",
             mark=",",
         )
     keep = f"Keep {THE_DEFAULTS}"
     if not candidate:
-        return Verdict(tone="kept", claim=f"{keep}: nothing looked faster")
+        return Verdict(tone="kept", claim=f"{keep}: nothing looked {words.better}")
     rounds = evidence.get("disturbed_rounds", 0)
     busy = f", because the machine was busy in {counted(rounds, 'round')}" if rounds else ""
     rest = f"The verification came to no comparison{busy}."
-    return Verdict(tone="kept", claim=f"{keep}: nothing was shown to be faster", rest=rest)
+    return Verdict(tone="kept", claim=f"{keep}: nothing was shown to be {words.better}", rest=rest)
 
 
 def _unproven(stored: Stored) -> str:
@@ -126,5 +133,11 @@ def _so_far(stored: Stored) -> str:
     if not stored.incumbents:
         return ""
     best = stored.incumbents[-1]
-    looks = digits(best.baseline_s / best.seconds)
-    return f"The best so far looks {looks}x as fast; the best of many looks better than it is."
+    words = quality(stored.objective)
+    if words.unit == "J" and best.joules and best.baseline_j:
+        looks = digits(best.baseline_j / best.joules)
+    else:
+        looks = digits(best.baseline_s / best.seconds)
+    return (
+        f"The best so far looks {looks}x as {words.good}; the best of many looks better than it is."
+    )
