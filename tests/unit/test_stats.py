@@ -15,6 +15,7 @@ from autotune.stats import (
     median_of_sorted,
     noise_of,
     robust_sd,
+    successive_sd,
     t_chance,
     t_quantile,
 )
@@ -34,6 +35,16 @@ def test_the_robust_spread_of_few_normal_values_is_right_in_the_mean_square(n: i
 
 def test_a_single_value_has_no_spread() -> None:
     assert robust_sd([3.0]) == 0
+    assert successive_sd([[3.0], [4.0], []]) == 0
+
+
+def test_the_spread_of_neighbours_is_that_of_normal_values() -> None:
+    assert successive_sd(samples(4, 5000)) == pytest.approx(1, abs=0.02)
+
+
+def test_a_slow_drift_is_no_spread_between_neighbours_and_a_burst_is() -> None:
+    assert successive_sd([[0.0, 0.01, 0.02, 0.03, 0.04]]) < 0.01
+    assert robust_sd([0.0, 0.0, 0.0, 0.0, 0.9]) == 0 < successive_sd([[0.0, 0.0, 0.0, 0.0, 0.9]])
 
 
 @pytest.mark.parametrize(

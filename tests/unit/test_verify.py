@@ -149,6 +149,18 @@ def test_on_a_flat_machine_nothing_is_shown(seed: int) -> None:
     assert (done.verdict, rounds_told(tests) <= MOST_ROUNDS) == ("not shown", True)
 
 
+def test_a_machine_that_becomes_noisy_after_the_search_makes_no_winners() -> None:
+    claims = 0
+    for seed in range(100):
+        tests = LabOfTests(with_speeds({}, noise=0.01))
+        for _ in range(4):
+            tests.lab.visit([Visit(kind=Kind.TAIL, source="", params=UNPACKED, parts=("pp", "tg"))])
+        tests.bench.script = with_speeds({}, noise=0.2, seed=seed)
+        claims += verified(tests, UNPACKED).verdict == "better"
+
+    assert claims <= 5  # As many as chance may; by the noise of the search alone there were 11.
+
+
 def test_what_is_hopeless_is_not_gone_on_with() -> None:
     tests = LabOfTests(with_speeds({UNPACKED: 0.975}, noise=0))
 
