@@ -22,8 +22,9 @@ from autotune.tuning.search import Seed
 from autotune.tuning.space import Space
 from autotune.tuning.study import Journalled, SharedStudy
 from autotune.tuning.study.address import Address
+from autotune.tuning.study.founding import open_or_create
 from autotune.tuning.study.server import Server
-from autotune.tuning.study.shared import Worker, open_or_create
+from autotune.tuning.study.workers import Worker
 
 _LONGEST_NAME = 100
 

@@ -15,8 +15,8 @@ from autotune.cli.storage import server_of, storage_of
 from autotune.errors import ConfigError
 from autotune.params import params_to_json
 from autotune.tuning.study.server import Pulse
-from autotune.tuning.study.shared import Worker
 from autotune.tuning.study.standing import Standing, Working, standings
+from autotune.tuning.study.workers import Worker
 from autotune.words import counted, digits, duration, ratios
 
 _AT_WORK = ("working", "verifying")

@@ -28,7 +28,8 @@ from autotune.tuning.lab import STILL_WELL, Lab, TimeIsUp, measured_by
 from autotune.tuning.objective import Part
 from autotune.tuning.session import Plan, Session, Tuned
 from autotune.tuning.study import SharedStudy, Ticket
-from autotune.tuning.study.shared import Holding, Slot
+from autotune.tuning.study.shared import Slot
+from autotune.tuning.study.workers import Holding
 from autotune.tuning.verify import Verification
 from autotune.tuning.visits import DECIDING, Kind, Reading, Visit
 

@@ -13,7 +13,7 @@ from autotune.llama_cpp.records import FailureKind
 from autotune.llama_cpp.serving import NotServed
 from autotune.tuning.lab import Limits
 from autotune.tuning.session import Plan
-from autotune.tuning.study.shared import workers_of
+from autotune.tuning.study.workers import workers_of
 from autotune.tuning.visits import DECIDING
 
 PLACES = {"A": (cpu16, CHAT), "B": (partial_offload, LONG_PROMPT)}

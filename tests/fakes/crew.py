@@ -18,8 +18,10 @@ from optuna.storages import InMemoryStorage
 
 from autotune.tuning import events
 from autotune.tuning.fleet import FleetSession
+from autotune.tuning.study.founding import open_or_create
 from autotune.tuning.study.server import Pulse, Server
-from autotune.tuning.study.shared import SharedStudy, Worker, open_or_create
+from autotune.tuning.study.shared import SharedStudy
+from autotune.tuning.study.workers import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

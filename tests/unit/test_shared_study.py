@@ -13,8 +13,10 @@ from autotune.errors import SurroundingsError
 from autotune.llama_cpp.records import FailureKind
 from autotune.params import Params
 from autotune.tuning.study import Journalled, SharedStudy, Ticket
+from autotune.tuning.study.founding import open_or_create
 from autotune.tuning.study.server import Pulse, Server
-from autotune.tuning.study.shared import Holding, Slot, Worker, open_or_create
+from autotune.tuning.study.shared import Slot
+from autotune.tuning.study.workers import Holding, Worker
 from autotune.tuning.visits import Kind, Reading
 
 NAME = "lcm-model-chat"
@@ -179,6 +181,21 @@ def test_the_winner_of_who_knows_most_is_everybodys(server: Server) -> None:
     assert one.agree_on(threads(1), 20) == threads(1)
     assert other.agree_on(threads(2), 10) == threads(1)
     assert third.agree_on(threads(3), 30) == threads(3)
+
+
+def test_two_that_name_a_winner_at_once_verify_the_same(server: Server) -> None:
+    """One is written, and the other reads before the first does."""
+    one, other = worker(server, "one"), worker(server, "other")
+    looks, agreed = one.look, []
+
+    def look_late() -> None:
+        agreed.append(other.agree_on(threads(2), 21))
+        looks()
+
+    one.look = look_late  # type: ignore[method-assign]
+    agreed.append(one.agree_on(threads(1), 20))
+
+    assert agreed == [threads(1), threads(1)]
 
 
 def test_who_knows_hardly_more_verifies_what_the_others_do(server: Server) -> None:

@@ -21,6 +21,8 @@ database    its file: opened with care, and its errors in our words
 rows        the trials of a file, read in one go
 
 shared      a study of many: who measures what, and what came of it
+founding    how it begins
+workers     what each of the many says of itself while it lives
 standing    how far all of them are
 server      its database: waited for while it is away, and its errors in our words
 address     where that is, with the password apart

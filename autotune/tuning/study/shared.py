@@ -11,17 +11,14 @@ slot is free again.
 import contextlib
 import hashlib
 import json
-import os
-import socket
-import threading
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
-from optuna.exceptions import DuplicatedStudyError, UpdateFinishedTrialError
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState
 
 from autotune.errors import SurroundingsError
@@ -33,15 +30,11 @@ from autotune.tuning.study.proposals import Known, propose
 from autotune.tuning.study.record import Journalled, Ticket
 from autotune.tuning.study.rows import Row
 from autotune.tuning.study.server import Server
+from autotune.tuning.study.workers import Holding, Presence, Silence, Worker, workers_of
 from autotune.tuning.study.writing import Writer
 from autotune.tuning.visits import Reading, Visit
 from autotune.tuning.workload import Value
 
-FORMAT_VERSION = 1
-# Whoever has made a study says at once what it is of; after so long it has died over that.
-_FACTS_WITHIN_S = 10.0
-_LAST_BEAT_S = 5.0  # As long a heartbeat that is under way is waited for.
-_WORKER = "worker:"
 _WITHDRAWN = "withdrawn:"
 _WINNER = "winner"
 # Workers whose time is up in the same moment differ by a few readings, and are to verify the same.
@@ -51,87 +44,12 @@ _IN_ANOTHERS_WAY = "another was first"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Holding:
-    """What a machine's own verification showed of a winner."""
-
-    params: Mapping[str, Any]
-    verdict: str
-    ratio: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Worker:
-    """One process of one machine that works on a study, as it says it itself."""
-
-    id: str
-    host: str
-    pid: int
-    machine: str = ""  # In words.
-    began_at: float = 0.0  # Seconds since the epoch, by its own clock.
-    seen_at: float = 0.0
-    state: str = "working"  # working, verifying, finished, interrupted, failed.
-    holding: Holding | None = None
-
-    @staticmethod
-    def here(machine: str = "") -> "Worker":
-        """This process."""
-        host, pid, now = socket.gethostname(), os.getpid(), time.time()
-        name = f"{host}-{pid}-{uuid.uuid4().hex[:6]}"
-        return Worker(id=name, host=host, pid=pid, machine=machine, began_at=now, seen_at=now)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
     """A visit, the how-manieth time it is asked for, and by whom, where each answers for itself."""
 
     visit: Visit
     nth: int
     key: str = field(default="")
-
-
-def open_or_create(
-    server: Server, name: str, facts: Mapping[str, Any], *, seed: int
-) -> Mapping[str, Any]:
-    """Begin a study unless there is one; gives the facts of the study that there is then.
-
-    Raises:
-        SurroundingsError: the database does not let it, or the study is of a later version.
-    """
-    storage = server.storage
-    said = {"format_version": FORMAT_VERSION, "seed": seed}
-    whole: dict[str, Any] = json.loads(json.dumps({**facts, **said}))
-
-    def create() -> bool:
-        try:
-            optuna.create_study(storage=storage, study_name=name, direction="minimize")
-        except DuplicatedStudyError:
-            return False
-        return True
-
-    is_ours = server.do(create)
-    study_id = server.do(lambda: storage.get_study_id_from_name(name))
-    until = time.monotonic() + _FACTS_WITHIN_S
-    while not is_ours:
-        kept = server.do(lambda: storage.get_study_user_attrs(study_id)).get("facts")
-        if kept is not None:
-            return _checked(name, kept)
-        if time.monotonic() > until:  # It has died before it could say so.
-            break
-        time.sleep(0.1)
-    server.do(lambda: storage.set_study_user_attr(study_id, "facts", whole))
-    return whole
-
-
-def _checked(name: str, kept: Any) -> Mapping[str, Any]:  # noqa: ANN401 - whatever stands there
-    version = kept.get("format_version") if isinstance(kept, dict) else None
-    if version != FORMAT_VERSION:
-        raise SurroundingsError(
-            f"the study {name} is of format {version!r}, and this lcm knows {FORMAT_VERSION}",
-            hint="use the same lcm on every machine",
-        )
-    return dict(kept)
 
 
 class SharedStudy:
@@ -148,7 +66,7 @@ class SharedStudy:
         known: Journalled | None = None,
     ) -> None:
         self.name = name
-        self.me = me
+        self._me = me
         self._server = server
         self._storage = server.storage
         self._id = server.do(lambda: self._storage.get_study_id_from_name(name))
@@ -159,19 +77,14 @@ class SharedStudy:
         self._answers: dict[str, FrozenTrial] = {}
         self._holders: dict[str, FrozenTrial] = {}
         self._failed: list[int] = []  # Numbers of those that failed here, since something worked.
-        # What each worker said last of when it was seen, and since when it has said nothing else.
-        self._seen: dict[str, tuple[float, float]] = {}
+        self._winners: list[tuple[Params, int]] = []  # In the order in which they were named.
+        self._silence = Silence()
         self._judged_at_s = 0.0
         self._readings: dict[int, Reading] = {}
         self._proposed: dict[tuple[frozenset[int], int], dict[str, Value]] = {}
         self._attributes: Mapping[str, Any] = {}
         self.version: object = None  # Changes whenever there is something to be seen.
-        self._saying = threading.Lock()
-        self._ended = threading.Event()
-        self._say_who_we_are()
-        self._pulse = threading.Thread(target=self._beat, name="lcm's heartbeat", daemon=True)
-        if server.has_heartbeats:
-            self._pulse.start()
+        self._presence = Presence(server, self._id, me, beat=self._beat)
         self.look()
         self._tell_again((known or Journalled()).over)
 
@@ -188,9 +101,11 @@ class SharedStudy:
             if key.startswith(_WITHDRAWN)
             for number in numbers
         }
-        self._answers, self._holders = {}, {}
+        self._answers, self._holders, self._winners = {}, {}, []
         for trial in sorted(every, key=lambda trial: trial.number):
             slot = trial.user_attrs.get("slot")
+            if _WINNER in trial.user_attrs:
+                self._winners.append(_winner(trial))
             if slot is None or trial.number in withdrawn:
                 continue
             if is_over(trial):
@@ -205,7 +120,7 @@ class SharedStudy:
         text = json.dumps(trials.for_what(visit), sort_keys=True)
         key = f"{hashlib.sha256(text.encode()).hexdigest()[:24]}-{nth}"
         if own:
-            key = f"{key}@{self.me.id}"
+            key = f"{key}@{self._me.id}"
         return Slot(visit=visit, nth=nth, key=key)
 
     def answer(self, slot: Slot) -> Reading | None:
@@ -233,11 +148,6 @@ class SharedStudy:
         found = (trial.value for trial in self._answers.values() if trial.number == number)
         return next(found, None)
 
-    def winner(self) -> tuple[Params, int] | None:
-        """What a worker has come to, and of how many readings."""
-        kept = self._attributes.get(_WINNER)
-        return (params_from_json(kept["params"]), kept["readings"]) if kept else None
-
     def workers(self) -> list[Worker]:
         """Every worker that there was, as it said itself."""
         return workers_of(self._attributes)
@@ -250,7 +160,7 @@ class SharedStudy:
 
     def claim(self, slot: Slot) -> Ticket | None:
         """Begin to measure; None where another was first."""
-        why = trials.for_what(slot.visit) | {"slot": slot.key, "worker": self.me.id}
+        why = trials.for_what(slot.visit) | {"slot": slot.key, "worker": self._me.id}
         point = self._space.point(slot.visit.params)
         trial_id = self._server.do(lambda: self._writer.new(TrialState.RUNNING, why, point))
         self._held.add(trial_id)
@@ -262,7 +172,7 @@ class SharedStudy:
             return None
         if first._trial_id != trial_id:  # noqa: SLF001 - as above
             self._let_go(trial_id, _IN_ANOTHERS_WAY)
-            is_ours = first.user_attrs.get("worker") == self.me.id
+            is_ours = first.user_attrs.get("worker") == self._me.id
             # Written by a try of which we were told that it had failed.
             if not (is_ours and first.state == TrialState.RUNNING):
                 return None
@@ -274,7 +184,7 @@ class SharedStudy:
 
     def begin(self, visit: Visit) -> Ticket:
         """What is not shared between workers, such as whether llama-bench is well."""
-        ticket = self.claim(Slot(visit=visit, nth=0, key=f"{uuid.uuid4().hex}@{self.me.id}"))
+        ticket = self.claim(Slot(visit=visit, nth=0, key=f"{uuid.uuid4().hex}@{self._me.id}"))
         if ticket is None:
             raise SurroundingsError(
                 f"{self._server.where} has lost what was begun", hint="start it again"
@@ -323,7 +233,7 @@ class SharedStudy:
     def withdraw(self) -> None:
         """Nothing works here any more: what failed here last is no word on the configurations."""
         if self._failed:
-            key, numbers = _WITHDRAWN + self.me.id, list(self._failed)
+            key, numbers = _WITHDRAWN + self._me.id, list(self._failed)
             self._server.do(lambda: self._storage.set_study_user_attr(self._id, key, numbers))
 
     def proposal(self, numbers: Collection[int], *, nth: int) -> dict[str, Value]:
@@ -347,21 +257,23 @@ class SharedStudy:
     # --- the others ------------------------------------------------------------------------------
 
     def agree_on(self, winner: Params, readings: int) -> Params:
-        """What is verified on every machine: the winner of whoever knows most, by a good deal."""
+        """What is verified on every machine: the first winner that was named.
+
+        Only who knows a good deal more replaces it. Naming one is a trial too, since the storage
+        numbers those one by one: of two that do so at once each sees the same one as first.
+        """
+        mine = {_WINNER: params_to_json(winner), "readings": readings, "worker": self._me.id}
+        self._server.do(lambda: self._writer.new(TrialState.FAIL, mine, {}))
         self.look()
-        there = self.winner()
-        if there is not None and readings <= _GOOD_DEAL * there[1]:
-            return there[0]
-        kept = {"params": params_to_json(winner), "readings": readings}
-        self._server.do(lambda: self._storage.set_study_user_attr(self._id, _WINNER, kept))
-        return winner
+        agreed, known = self._winners[0]
+        for params, theirs in self._winners[1:]:
+            if theirs > _GOOD_DEAL * known:
+                agreed, known = params, theirs
+        return agreed
 
     def now(self, state: str, holding: Holding | None = None) -> None:
         """Say how far this worker is."""
-        kept = {**asdict(self.me), "state": state}
-        kept["holding"] = holding or self.me.holding
-        self.me = Worker(**kept)
-        self._say_who_we_are()
+        self._presence.now(state, holding)
 
     def hurry(self, seconds: float) -> None:
         """Wait no longer for a database that is away. Safe in a signal handler."""
@@ -369,25 +281,12 @@ class SharedStudy:
 
     def leave(self) -> None:
         """This worker does nothing more here."""
-        self._ended.set()
-        if self._pulse.is_alive():
-            self._pulse.join(_LAST_BEAT_S)
+        self._presence.end()
         self._server.close()
 
-    def _say_who_we_are(self) -> None:
-        self._server.do(self._write_who_we_are)
-
-    def _write_who_we_are(self) -> None:
-        with self._saying:  # Or a heartbeat could say last what was so when it began.
-            kept = {**asdict(self.me), "seen_at": time.time()}
-            self._storage.set_study_user_attr(self._id, _WORKER + self.me.id, kept)
-
     def _beat(self) -> None:
-        while not self._ended.wait(self._server.pulse.interval_s):
-            for trial_id in list(self._held):
-                self._heartbeat(trial_id)
-            self._server.try_once(self._write_who_we_are)
-        self._server.leave_thread()
+        for trial_id in list(self._held):
+            self._heartbeat(trial_id)
 
     def _heartbeat(self, trial_id: int) -> None:
         storage = self._storage
@@ -406,15 +305,14 @@ class SharedStudy:
     def _free_what_the_silent_hold(self) -> None:
         """Whoever died before its first heartbeat has none that could be old."""
         now = time.monotonic()
-        for worker in workers_of(self._attributes):
-            said, _ = self._seen.get(worker.id, (None, now))
-            if said != worker.seen_at:
-                self._seen[worker.id] = worker.seen_at, now
-        grace_s = self._server.pulse.grace_s
+        self._silence.look(self._attributes, now)
         for slot, trial in list(self._holders.items()):
-            _, since_s = self._seen.get(trial.user_attrs.get("worker", ""), (0.0, now))
+            silent_s = self._silence.of(trial.user_attrs.get("worker", ""), now)
             is_ours = trial._trial_id in self._held  # noqa: SLF001
-            if not is_ours and min(now - since_s, self._server.steady_s) > grace_s + 1:
+            if (
+                not is_ours
+                and min(silent_s, self._server.steady_s) > self._server.pulse.grace_s + 1
+            ):
                 self._let_go(trial._trial_id, "its worker is silent")  # noqa: SLF001
                 del self._holders[slot]
 
@@ -444,11 +342,6 @@ def is_over(trial: FrozenTrial) -> bool:
     return trial.state in _OVER and "outcomes" in trial.user_attrs
 
 
-def workers_of(attributes: Mapping[str, Any]) -> list[Worker]:
-    """Every worker that a study knows of, in the order in which they came."""
-    found = []
-    for key, kept in attributes.items():
-        if key.startswith(_WORKER):
-            holding = kept.get("holding")
-            found.append(Worker(**{**kept, "holding": Holding(**holding) if holding else None}))
-    return sorted(found, key=lambda worker: (worker.began_at, worker.id))
+def _winner(trial: FrozenTrial) -> tuple[Params, int]:
+    """What a worker has come to, and of how many readings."""
+    return params_from_json(trial.user_attrs[_WINNER]), trial.user_attrs["readings"]

@@ -10,7 +10,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from autotune.params import Params, params_from_json
 from autotune.tuning.study.server import Server
-from autotune.tuning.study.shared import Worker, is_over, workers_of
+from autotune.tuning.study.shared import is_over
+from autotune.tuning.study.workers import Worker, workers_of
 from autotune.tuning.visits import DECIDING, Kind
 
 _DECIDING = {kind.value for kind in DECIDING}
@@ -77,7 +78,7 @@ def _standing(
         model=str(facts.get("environment", {}).get("model", "")),
         workload=str(facts.get("workload", "")),
         trials=len(over),
-        failed=sum(trial.state == TrialState.FAIL for trial in trials),
+        failed=sum(t.state == TrialState.FAIL and "slot" in t.user_attrs for t in trials),
         baseline=baseline[0] if baseline else None,
         best=best.value if best else None,
         best_params=params_from_json(best.user_attrs["params"]) if best else None,
