@@ -29,13 +29,13 @@ from autotune.hardware.activity import Activity
 from autotune.llama_cpp.bench import Bench
 from autotune.llama_cpp.grids import Trial, model_params
 from autotune.llama_cpp.program_run import Result
+from autotune.tuning.dimensions import Wishes
 from autotune.tuning.disturbance import disturbance
 from autotune.tuning.ground import Order, look_around
 from autotune.tuning.instruments import llama_bench_of
 from autotune.tuning.lab import Limits
 from autotune.tuning.plan import plan_of
 from autotune.tuning.session import Plan
-from autotune.tuning.space import Wishes
 from autotune.tuning.workload import Value, Workload
 
 REPETITIONS = 2  # In each pass; there are several.

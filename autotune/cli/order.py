@@ -7,9 +7,9 @@ from pathlib import Path
 from autotune.cli.deep import Start
 from autotune.cli.storage import storage_of
 from autotune.errors import ConfigError
+from autotune.tuning.dimensions import LOSSY_TYPES, Wishes
 from autotune.tuning.ground import Order
 from autotune.tuning.lab import Limits
-from autotune.tuning.space import LOSSY_TYPES, Wishes
 from autotune.tuning.workload import (
     Objective,
     Value,

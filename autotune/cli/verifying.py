@@ -18,13 +18,13 @@ from autotune.llama_cpp.locate import BENCH, find_program
 from autotune.model import analyze_model
 from autotune.results.changes import TESTS, changes
 from autotune.results.profile import Kept, Profile, environ_with, newest_profile, save
+from autotune.tuning.dimensions import Wishes
 from autotune.tuning.environment import space_of
 from autotune.tuning.ground import Ground, Order, look_around
 from autotune.tuning.lab import Limits
 from autotune.tuning.plan import memory_of, plan_of
 from autotune.tuning.recheck import as_measured, is_the_defaults, obstacle, recheck
 from autotune.tuning.session import Plan, Tuned
-from autotune.tuning.space import Wishes
 from autotune.tuning.study import Study
 from autotune.tuning.verify import LEAST_ROUNDS
 from autotune.tuning.workload import parse_duration

@@ -2,7 +2,9 @@
 
 workload      the request that is to be fast (configs/*.toml)
 objective     the seconds or joules of one request, out of llama-bench's separate tests
-space         the parameters that can move it here
+space         the parameters that are searched, and the way to a configuration
+dimensions    which those are: what can move the objective here
+devices       those of several devices
 memory        which configurations fit
 visits        one step: what is measured and why, and what came of it
 study         the record of every step, an Optuna study; nothing else knows Optuna

@@ -23,8 +23,8 @@ from autotune.llama_cpp.preflight import Preflight, preflight, slow_build
 from autotune.model import Model, analyze_model
 from autotune.recommend import Recommendation, Request, generate_recommendations
 from autotune.recommend.placement import device_names, used_gpus
+from autotune.tuning.dimensions import Wishes
 from autotune.tuning.lab import Limits
-from autotune.tuning.space import Wishes
 from autotune.tuning.workload import Workload
 
 

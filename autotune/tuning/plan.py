@@ -8,13 +8,14 @@ from typing import Any
 from autotune.errors import ConfigError, OtherStudy, SurroundingsError
 from autotune.llama_cpp.capabilities import build_contents, build_identity
 from autotune.params import DEFAULTS, Params, params_from_json, params_to_json
+from autotune.tuning.dimensions import make_space
 from autotune.tuning.environment import differences, facts_of, facts_of_fleet, space_of
 from autotune.tuning.ground import Ground, Order, n_ctx_of
 from autotune.tuning.memory import Memory
 from autotune.tuning.objective import Objective, objective_of
 from autotune.tuning.search import Seed
 from autotune.tuning.session import Plan
-from autotune.tuning.space import Space, explicit, make_space
+from autotune.tuning.space import Space, explicit
 from autotune.tuning.study import Study
 from autotune.tuning.study.database import unreadable
 

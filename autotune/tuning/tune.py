@@ -7,12 +7,12 @@ from pathlib import Path
 from autotune.hardware.activity import Activity
 from autotune.tuning import events
 from autotune.tuning.clock import RealClock
+from autotune.tuning.dimensions import Wishes
 from autotune.tuning.ground import Order, look_around, sameness_of
 from autotune.tuning.instruments import bench_of, servers_of
 from autotune.tuning.lab import Limits
 from autotune.tuning.plan import memory_of, plan_of
 from autotune.tuning.session import Session, Tuned
-from autotune.tuning.space import Wishes
 from autotune.tuning.study import Study
 from autotune.tuning.workload import load_workload
 

@@ -15,12 +15,12 @@ from autotune.params import Params
 from autotune.recommend import Request, generate_recommendations
 from autotune.tuning import events
 from autotune.tuning.confirm import Serves
+from autotune.tuning.dimensions import Wishes, make_space
 from autotune.tuning.lab import Limits
 from autotune.tuning.memory import Memory
 from autotune.tuning.objective import Objective, objective_of
 from autotune.tuning.search import Seed
 from autotune.tuning.session import Plan, Session, Tuned
-from autotune.tuning.space import Wishes, make_space
 from autotune.tuning.study import Study
 from autotune.tuning.workload import Workload
 

@@ -1,28 +1,21 @@
 """Several devices in the space: their values, and what of them goes together."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from fakes.simulated_hosts import card, dense_30b, hardware
+from fakes.simulated_hosts import card, dense_30b
+from fakes.spaces import DEFAULTS, NONE, TODAY, Wish, space_of
 from recorded_builds import capabilities_of
 
 from autotune.errors import ConfigError
 from autotune.hardware import Gpu
 from autotune.llama_cpp.dialect import render
-from autotune.llama_cpp.records import Test as BenchTest
 from autotune.params import ALL_LAYERS, Params
 from autotune.tuning.devices import towards_each
-from autotune.tuning.objective import Objective
-from autotune.tuning.space import Space, Wishes, make_space
-from autotune.tuning.workload import Value
+from autotune.tuning.space import Space
 
-TODAY, BEFORE_NAMES = "0.3.36-2026-10", "0.3.16-2025-08"
-DEFAULTS = Params(
-    n_threads=16, n_threads_batch=16, n_batch=2048, n_ubatch=512, flash_attn="auto",
-    n_gpu_layers=ALL_LAYERS,
-)  # fmt: skip
-NONE: Mapping[str, tuple[Value, ...]] = {}
+BEFORE_NAMES = "0.3.16-2025-08"
+ALL_ON_GPU = replace(DEFAULTS, n_gpu_layers=ALL_LAYERS)
 OF_DEVICES = {"devices", "split_mode", "main_gpu", "tensor_split"}
 
 
@@ -31,24 +24,11 @@ def cards(*gib: int, backend: str = "CUDA") -> tuple[Gpu, ...]:
 
 
 def space_on(
-    *gpus: Gpu,
-    wish: Mapping[str, tuple[Value, ...]] = NONE,
-    build: str = TODAY,
-    defaults: Params = DEFAULTS,
+    *gpus: Gpu, wish: Wish = NONE, build: str = TODAY, defaults: Params = ALL_ON_GPU
 ) -> Space:
-    return make_space(
-        hardware=hardware(gpus),
-        model=dense_30b(),
-        capabilities=capabilities_of(build),
-        objective=Objective(
-            n_prompt=512,
-            n_gen=256,
-            tests=(("pp", BenchTest(n_prompt=512)), ("tg", BenchTest(n_gen=16))),
-        ),
-        defaults=defaults,
-        seed=replace(defaults, n_ctx=4096),
-        wishes=Wishes(parameters=wish),
-    )
+    seed = replace(defaults, n_ctx=4096)
+    model = dense_30b()
+    return space_of(*gpus, model=model, build=build, defaults=defaults, seed=seed, wish=wish)
 
 
 def of_devices(space: Space) -> set[str]:
@@ -100,7 +80,7 @@ def test_cards_of_two_backends_share_whole_layers_only() -> None:
 
 
 def test_where_some_are_left_alone_the_others_are_named() -> None:
-    named = replace(DEFAULTS, devices=("CUDA0", "CUDA2"))
+    named = replace(ALL_ON_GPU, devices=("CUDA0", "CUDA2"))
     two = (cards(24)[0], replace(card(16), index=2))
 
     values = space_on(*two, defaults=named).values_of("devices")
@@ -125,7 +105,7 @@ def test_a_split_that_is_wished_for_is_the_only_one() -> None:
 
 @pytest.mark.parametrize("wish", [{"main_gpu": (0, 1)}, {"split_mode": ("none", "layer")}])
 def test_one_card_alone_can_be_wished_for_by_its_number(
-    wish: Mapping[str, tuple[Value, ...]],
+    wish: Wish,
 ) -> None:
     space = space_on(*cards(24, 16), wish=wish)
 
@@ -144,9 +124,7 @@ def test_one_card_alone_can_be_wished_for_by_its_number(
         ({"devices": ("CUDA0",), "tensor_split": ("1/1",)}, "does not fit 1 devices"),
     ],
 )
-def test_a_wish_for_devices_that_are_not_there_is_refused(
-    wish: Mapping[str, tuple[Value, ...]], message: str
-) -> None:
+def test_a_wish_for_devices_that_are_not_there_is_refused(wish: Wish, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         space_on(*cards(24, 16), wish=wish)
 

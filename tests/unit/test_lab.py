@@ -26,10 +26,10 @@ from autotune.llama_cpp.records import FailureKind, State
 from autotune.llama_cpp.serving import Served
 from autotune.params import ALL_LAYERS, Params
 from autotune.tuning import events
+from autotune.tuning.dimensions import Wishes, make_space
 from autotune.tuning.lab import MOST_AGAIN, STILL_WELL, Limits, TimeIsUp
 from autotune.tuning.objective import Part
 from autotune.tuning.search import Search
-from autotune.tuning.space import Wishes, make_space
 from autotune.tuning.visits import Kind, Visit
 
 # A whole visit takes a load of 10 s, a prompt of 1 s with its warm-up, generation with a tenth.

@@ -1,7 +1,6 @@
 """Machines of several NUMA nodes: what there is, what it can be bound to, and what that means."""
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 from fakes.hosts import GIB, recorded
 from fakes.machine import unfold, write
 from fakes.simulated_hosts import dense_8b
+from fakes.spaces import DEFAULTS, NONE, TODAY, Wish, space_of
 from recorded_builds import capabilities_of
 
 from autotune.errors import ConfigError
@@ -17,17 +17,12 @@ from autotune.llama_cpp.dialect import render
 from autotune.llama_cpp.launch import launch_of
 from autotune.llama_cpp.locate import Program
 from autotune.llama_cpp.numactl import prefix, working
-from autotune.llama_cpp.records import Test as BenchTest
 from autotune.params import Params, params_from_json, params_to_json
 from autotune.tuning.memory import Memory
-from autotune.tuning.objective import Objective
-from autotune.tuning.space import Space, Wishes, make_space
-from autotune.tuning.workload import Value
+from autotune.tuning.space import Space
 
-TODAY = "0.3.36-2026-10"
-DEFAULTS = Params(n_threads=64, n_threads_batch=64, n_batch=2048, n_ubatch=512, flash_attn="auto")
+ALL_CORES = replace(DEFAULTS, n_threads=64, n_threads_batch=64)
 BINDINGS = ("interleave", "node0", "node1")
-NONE: Mapping[str, tuple[Value, ...]] = {}
 # Runs a command for any node but 1, and writes down what it was asked for.
 NUMACTL = """#!/bin/sh
 echo "$@" >>"$0.log"
@@ -41,26 +36,11 @@ def two_sockets() -> Hardware:
     return recorded("two-socket-numa")
 
 
-Wish = Mapping[str, tuple[Value, ...]]
-
-
 def space_on(
     machine: Hardware, *, bindings: tuple[str, ...] = BINDINGS, wish: Wish = NONE
 ) -> Space:
-    return make_space(
-        hardware=machine,
-        model=dense_8b(),
-        capabilities=capabilities_of(TODAY),
-        objective=Objective(
-            n_prompt=512,
-            n_gen=256,
-            tests=(("pp", BenchTest(n_prompt=512)), ("tg", BenchTest(n_gen=16))),
-        ),
-        defaults=DEFAULTS,
-        seed=replace(DEFAULTS, n_ctx=4096),
-        wishes=Wishes(parameters=wish),
-        bindings=bindings,
-    )
+    seed = replace(ALL_CORES, n_ctx=4096)
+    return space_of(machine=machine, defaults=ALL_CORES, seed=seed, wish=wish, bindings=bindings)
 
 
 @pytest.fixture
@@ -167,9 +147,9 @@ def test_a_binding_that_is_wished_for_is_for_every_configuration() -> None:
 def test_what_is_bound_to_a_node_must_have_room_there() -> None:
     machine = two_sockets()
     memory = Memory(machine, dense_8b(), n_ctx=32768, n_tested=512)
-    bound = [replace(DEFAULTS, numa="numactl", numactl=f"node{n}") for n in (0, 1)]
+    bound = [replace(ALL_CORES, numa="numactl", numactl=f"node{n}") for n in (0, 1)]
 
-    assert [memory.fits(p) for p in (DEFAULTS, *bound)] == [True, True, False]
+    assert [memory.fits(p) for p in (ALL_CORES, *bound)] == [True, True, False]
 
 
 # --- and what is started -------------------------------------------------------------------------

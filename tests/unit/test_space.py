@@ -1,67 +1,27 @@
 """The search space: what can be said, is there and moves the objective; and the way through it."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
-from fakes.simulated_hosts import card, dense_8b, dense_30b, hardware, moe_30b
+from fakes.simulated_hosts import card, dense_30b, hardware, moe_30b
+from fakes.spaces import DEFAULTS, NONE, PP, REQUEST, SEED, TG, TODAY, Wish, space_of
 from hypothesis import given
 from hypothesis import strategies as st
 from property.params_strategies import params as any_params
 from recorded_builds import BUILDS, FOLDER, capabilities_of
 
 from autotune.errors import ConfigError
-from autotune.hardware import Gpu, Hardware
+from autotune.hardware import Gpu
 from autotune.llama_cpp.dialect import render
 from autotune.llama_cpp.records import Test as BenchTest
-from autotune.model import Model
 from autotune.params import ALL_LAYERS, Params
-from autotune.tuning.objective import Objective, Part
-from autotune.tuning.space import Dimension, Space, Wishes, explicit, make_space
+from autotune.tuning.objective import Part
+from autotune.tuning.space import Dimension, Space, explicit
 from autotune.tuning.workload import Value
 
-Wish = Mapping[str, tuple[Value, ...]]
-NONE: Wish = {}
-TODAY = "0.3.36-2026-10"
-PP: tuple[Part, BenchTest] = ("pp", BenchTest(n_prompt=512))
-TG: tuple[Part, BenchTest] = ("tg", BenchTest(n_gen=16))
-REQUEST = Objective(n_prompt=512, n_gen=256, tests=(PP, TG))
-DEFAULTS = Params(
-    n_threads=16,
-    n_threads_batch=16,
-    n_batch=2048,
-    n_ubatch=512,
-    flash_attn="auto",
-    type_k="f16",
-    type_v="f16",
-)
 PARTIAL = replace(DEFAULTS, n_gpu_layers=29)
-SEED = replace(DEFAULTS, n_threads=15)
-
 THREADS, BATCHES = ["n_threads", "n_threads_batch"], ["n_ubatch", "n_batch"]
 COMMON = ["flash_attn", "load_mode"]
-
-
-def space_of(
-    *gpus: Gpu,
-    model: Model | None = None,
-    machine: Hardware | None = None,
-    build: str = TODAY,
-    objective: Objective = REQUEST,
-    defaults: Params = DEFAULTS,
-    seed: Params = SEED,
-    lossy_types: tuple[str, ...] = (),
-    wish: Wish = NONE,
-) -> Space:
-    return make_space(
-        hardware=machine or hardware(gpus),
-        model=model or dense_8b(),
-        capabilities=capabilities_of(build),
-        objective=objective,
-        defaults=defaults,
-        seed=seed,
-        wishes=Wishes(parameters=wish, lossy_types=lossy_types),
-    )
 
 
 def on_gpu(wish: Wish = NONE, *, build: str = TODAY) -> Space:
