@@ -9,7 +9,7 @@ import math
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations_with_replacement, pairwise
+from itertools import combinations_with_replacement
 from statistics import NormalDist
 
 # The spread of pair differences to expect before any is seen, as that many observations. Quiet
@@ -23,8 +23,8 @@ _SMALL_SAMPLE = {2: 0.95, 3: 1.14, 4: 1.18, 5: 1.05, 6: 1.08, 7: 1.03, 8: 1.04}
 # How many of the degrees of freedom of a sample's own standard deviation such an estimate has: it
 # scatters more. With all of them, 5 pairs that spread by 3 % claimed 7.5 % of nothing at 0.95.
 _MAD_FREEDOM = 0.5
-# The sd of a normal distribution over the mean absolute difference of two values of it.
-_STEP_TO_SD = math.sqrt(math.pi) / 2
+# The sd of a normal distribution over the median absolute difference of two values of it.
+_DIFFERENCE_TO_SD = 1 / (math.sqrt(2) * NormalDist().inv_cdf(0.75))
 # The variance of a Hodges-Lehmann estimate over that of a mean, for normal data: pi / 3.
 _HL_VARIANCE = math.pi / 3
 _STEPS = 400
@@ -62,6 +62,9 @@ def compare(
 ) -> Comparison:
     """Compare by paired differences.
 
+    The interval is around two locations, the Hodges-Lehmann estimate and the median: one outlier
+    among three pairs moves the first by half of it, two among five the second by none.
+
     Args:
         log_ratios: for each pair, log(seconds of the baseline / seconds of the candidate).
         confidence: that the interval holds the true ratio.
@@ -75,6 +78,7 @@ def compare(
         raise ValueError("a comparison takes at least one pair")
     n = len(log_ratios)
     middle = hodges_lehmann(log_ratios)
+    lower, upper = sorted((middle, statistics.median(log_ratios)))
     own_freedom = _MAD_FREEDOM * (n - 1)
     freedom = prior_weight + own_freedom
     variance = (prior_weight * prior_sd**2 + own_freedom * robust_sd(log_ratios) ** 2) / freedom
@@ -82,11 +86,11 @@ def compare(
     half = error * t_quantile(1 - (1 - confidence) / 2, freedom)
     return Comparison(
         ratio=math.exp(middle),
-        low=math.exp(middle - half),
-        high=math.exp(middle + half),
+        low=math.exp(lower - half),
+        high=math.exp(upper + half),
         pairs=n,
         confidence=confidence,
-        chance=t_chance(middle / error if error else math.inf, freedom),
+        chance=t_chance(max(lower, -upper, 0.0) / error if error else math.inf, freedom),
     )
 
 
@@ -127,20 +131,27 @@ def noise_of(repeats: Iterable[Sequence[float]]) -> float | None:
     return robust_sd(deviations) * math.sqrt(2)
 
 
-def successive_sd(series: Iterable[Sequence[float]]) -> float:
-    """The standard deviation of one value of a series, by how each differs from the one before it.
+def widened(expected_sd: float, series: Iterable[Sequence[float]]) -> float:
+    """The spread of a single value to expect, after some were seen: never less than before.
 
-    From the mean absolute difference: what drifts slowly hardly counts, and what comes in bursts
-    counts by its share, where `robust_sd` does not see it and a mean square sees little else.
+    Pooled with the median difference of each value from the next two, which neither slow drift nor
+    an outlier among three moves by much.
 
     Args:
+        expected_sd: beforehand, as `PRIOR_WEIGHT` observations.
         series: values in the order in which they were measured, of one thing each.
-
-    Returns:
-        0 where none was measured twice.
     """
-    steps = [abs(after - before) for values in series for before, after in pairwise(values)]
-    return _STEP_TO_SD * statistics.fmean(steps) if steps else 0.0
+    steps = [
+        abs(after - before)
+        for values in series
+        for n, before in enumerate(values)
+        for after in values[n + 1 : n + 3]
+    ]
+    if not steps:
+        return expected_sd
+    seen_sd = _DIFFERENCE_TO_SD * statistics.median(steps)
+    squares = PRIOR_WEIGHT * expected_sd**2 + len(steps) * seen_sd**2
+    return max(expected_sd, math.sqrt(squares / (PRIOR_WEIGHT + len(steps))))
 
 
 def t_quantile(probability: float, freedom: float) -> float:

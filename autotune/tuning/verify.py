@@ -12,7 +12,7 @@ from typing import Literal
 
 from autotune.llama_cpp.records import FailureKind
 from autotune.params import Params
-from autotune.stats import LEAST_PAIRS, PRIOR_SD, Comparison, compare, successive_sd
+from autotune.stats import LEAST_PAIRS, PRIOR_SD, Comparison, compare, widened
 from autotune.tuning import events
 from autotune.tuning.lab import INTERRUPTED, Lab, TimeIsUp
 from autotune.tuning.objective import Part
@@ -210,8 +210,8 @@ class Verifier:
         A machine may become noisy after the search: by the noise of the search alone, one whose
         tests then scattered by 20 % made a winner of nothing in 11 of 100 nights.
         """
-        noise = max(self._lab.knowledge.noise(), successive_sd(self._log_costs.values()))
-        return max(PRIOR_SD, math.sqrt(2) * noise)
+        expected = max(PRIOR_SD / math.sqrt(2), self._lab.knowledge.noise())
+        return math.sqrt(2) * widened(expected, self._log_costs.values())
 
     def _is_tied(self, params: Params, best: Params) -> bool:
         pairs = zip(self._log_ratios[best], self._log_ratios[params], strict=False)

@@ -102,8 +102,8 @@ def test_the_budget_is_kept(name: str) -> None:
 @pytest.mark.parametrize("name", ["A", "B", "C"])
 def test_a_true_gain_is_shown(name: str) -> None:
     done = sessions(name)
-    # An outlier among three rounds is a reason not to claim what is there.
-    assert verdicts(done)["better"] >= 0.95 * len(done), verdicts(done)
+    # Two rounds of which one shows nothing are a reason not to claim what is there.
+    assert verdicts(done)["better"] >= 0.9 * len(done), verdicts(done)
 
 
 def test_where_nothing_matters_a_gain_is_hardly_ever_claimed() -> None:

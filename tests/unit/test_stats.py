@@ -15,9 +15,9 @@ from autotune.stats import (
     median_of_sorted,
     noise_of,
     robust_sd,
-    successive_sd,
     t_chance,
     t_quantile,
+    widened,
 )
 
 
@@ -35,16 +35,34 @@ def test_the_robust_spread_of_few_normal_values_is_right_in_the_mean_square(n: i
 
 def test_a_single_value_has_no_spread() -> None:
     assert robust_sd([3.0]) == 0
-    assert successive_sd([[3.0], [4.0], []]) == 0
+    assert widened(0.0, [[3.0], [4.0], []]) == 0
 
 
-def test_the_spread_of_neighbours_is_that_of_normal_values() -> None:
-    assert successive_sd(samples(4, 5000)) == pytest.approx(1, abs=0.02)
+def test_one_outlier_among_three_pairs_shows_nothing() -> None:
+    seen = compare([0.0, 0.3, 0.001])
+
+    assert not seen.shown_better
+    assert seen.low < 1 < seen.ratio < seen.high
+    assert seen.chance > 0.9
 
 
-def test_a_slow_drift_is_no_spread_between_neighbours_and_a_burst_is() -> None:
-    assert successive_sd([[0.0, 0.01, 0.02, 0.03, 0.04]]) < 0.01
-    assert robust_sd([0.0, 0.0, 0.0, 0.0, 0.9]) == 0 < successive_sd([[0.0, 0.0, 0.0, 0.0, 0.9]])
+def test_one_outlier_among_three_pairs_hides_nothing() -> None:
+    assert compare([0.15, 0.45, 0.151]).shown_better
+
+
+def test_a_spread_that_is_seen_takes_the_place_of_the_one_expected() -> None:
+    assert widened(0.1, samples(4, 5000)) == pytest.approx(1, abs=0.03)
+
+
+def test_alike_values_are_no_reason_to_expect_less() -> None:
+    assert widened(0.02, [[1.0] * 16]) == 0.02
+
+
+@pytest.mark.parametrize(
+    "values", [[0.0, 0.01, 0.02, 0.03, 0.04], [0.0, 0.01, 0.9], [0.9, 0.02, 0.01, 0.0]]
+)
+def test_neither_drift_nor_an_outlier_is_much_of_a_spread(values: list[float]) -> None:
+    assert widened(0.01, [values, [0.0, 0.01, 0.02]]) < 0.03
 
 
 @pytest.mark.parametrize(

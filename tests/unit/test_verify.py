@@ -161,6 +161,26 @@ def test_a_machine_that_becomes_noisy_after_the_search_makes_no_winners() -> Non
     assert claims <= 5  # As many as chance may; by the noise of the search alone there were 11.
 
 
+@pytest.mark.parametrize("speed", [1.0, 1.15])
+def test_bursts_neither_make_nor_hide_a_winner(speed: float) -> None:
+    better = 0
+    for seed in range(100):
+        calm, rng = with_speeds({UNPACKED: speed}, noise=0.01, seed=seed), random.Random(seed)  # noqa: S311 - noise
+        tests = LabOfTests(calm)
+
+        def bursting(
+            trial: Trial, nth: int, calm: Script = calm, rng: random.Random = rng
+        ) -> Answer:
+            answer = calm(trial, nth)
+            burst = 1.35 if rng.random() < 0.05 else 1.0
+            return replace(answer, seconds=burst * answer.seconds)
+
+        tests.bench.script = bursting
+        better += verified(tests, UNPACKED).verdict == "better"
+
+    assert (better <= 5) if speed == 1.0 else (better >= 95), better
+
+
 def test_what_is_hopeless_is_not_gone_on_with() -> None:
     tests = LabOfTests(with_speeds({UNPACKED: 0.975}, noise=0))
 

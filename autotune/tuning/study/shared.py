@@ -104,7 +104,7 @@ class SharedStudy:
         self._answers, self._holders, self._winners = {}, {}, []
         for trial in sorted(every, key=lambda trial: trial.number):
             slot = trial.user_attrs.get("slot")
-            if _WINNER in trial.user_attrs:
+            if trial.user_attrs.get("kind") == _WINNER:
                 self._winners.append(_winner(trial))
             if slot is None or trial.number in withdrawn:
                 continue
@@ -262,7 +262,12 @@ class SharedStudy:
         Only who knows a good deal more replaces it. Naming one is a trial too, since the storage
         numbers those one by one: of two that do so at once each sees the same one as first.
         """
-        mine = {_WINNER: params_to_json(winner), "readings": readings, "worker": self._me.id}
+        mine = {
+            "kind": _WINNER,
+            "params": params_to_json(winner),
+            "readings": readings,
+            "worker": self._me.id,
+        }
         self._server.do(lambda: self._writer.new(TrialState.FAIL, mine, {}))
         self.look()
         agreed, known = self._winners[0]
@@ -344,4 +349,4 @@ def is_over(trial: FrozenTrial) -> bool:
 
 def _winner(trial: FrozenTrial) -> tuple[Params, int]:
     """What a worker has come to, and of how many readings."""
-    return params_from_json(trial.user_attrs[_WINNER]), trial.user_attrs["readings"]
+    return params_from_json(trial.user_attrs["params"]), trial.user_attrs["readings"]
