@@ -81,7 +81,7 @@ def best_of_grid(bench: Path, model: Path) -> Setting:
     grid = [
         Setting(threads=t, threads_batch=t, ubatch=ub, flash=fa)
         for t in (1, 2)
-        for ub in (128, 256, 512)
+        for ub in (128, 512)
         for fa in ("on", "off")
     ]
     seen = {setting: setting.seconds(bench, model, 1) for setting in grid}
