@@ -82,7 +82,7 @@ def test_a_single_pair_is_said_to_decide_nothing(study: Stored, pairs: int, *, s
 def test_an_evidence_of_before_chance_was_kept_has_none(study: Stored) -> None:
     old = {key: value for key, value in (study.evidence or {}).items() if key != "chance"}
 
-    assert sentence(replace(study, evidence=old)).endswith("95 % CI 1.25 to 1.30.")
+    assert sentence(replace(study, evidence=old)).endswith("95 % CI 1.23 to 1.30.")
 
 
 def test_no_candidate_is_an_answer(study: Stored) -> None:
@@ -125,7 +125,7 @@ def test_an_unfinished_study_claims_nothing(study: Stored, state: State, said: s
 def test_a_study_of_format_1_has_the_verdict_of_its_profile(study: Stored) -> None:
     old = replace(study, evidence=None, environment={})
 
-    assert sentence(old) == "1.27x faster than llama.cpp's defaults, interval 1.25 to 1.30."
+    assert sentence(old) == "1.27x faster than llama.cpp's defaults, interval 1.23 to 1.30."
     assert study.profile is not None
     kept = replace(old, profile=replace(study.profile, verdict="not shown", ratio=None))
     assert sentence(kept) == "Keep llama.cpp's defaults: nothing was shown to be faster."
@@ -184,7 +184,7 @@ def test_both_sides_stand_beside_each_other(study: Stored) -> None:
         rows=(
             ("Prompt processing", "420 t/s", "531 t/s", "1.27x"),
             ("Text generation", "18.0 t/s", "22.9 t/s", "1.27x"),
-            ("Whole request", "15.4 s", "12.1 s", "1.27x (1.25 to 1.30)"),
+            ("Whole request", "15.4 s", "12.1 s", "1.27x (1.23 to 1.30)"),
         ),
         alignment="<>>>",
     )
@@ -458,8 +458,8 @@ def test_a_shell_reads_the_command_back(word: str) -> None:
 def test_the_short_form_is_short_and_has_what_is_asked_for(study: Stored) -> None:
     said = markdown(study, command=["llama-server", "--threads", "6"])
 
-    assert said.startswith("**1.27x faster than llama.cpp's defaults**, 95 % CI 1.25 to 1.30; ")
-    assert "| Whole request | 15.4 s | 12.1 s | 1.27x (1.25 to 1.30) |" in said
+    assert said.startswith("**1.27x faster than llama.cpp's defaults**, 95 % CI 1.23 to 1.30; ")
+    assert "| Whole request | 15.4 s | 12.1 s | 1.27x (1.23 to 1.30) |" in said
     assert "```sh\nllama-server --threads 6\n```" in said
     assert "llama.cpp: `version: 11434 (5eed5ee)`" in said
     assert "Machine: `AMD Ryzen 7 5800H`" in said

@@ -309,11 +309,13 @@ def _was(number: int) -> str:
 
 def course(stored: Stored) -> str:
     """How much was measured, and how long that took."""
-    elapsed_s = max((one.trial.elapsed_s for one in stored.visited), default=0.0)
-    said = [f"{counted(len(stored.visited), 'trial')} in {clock_time(elapsed_s)}"]
+    evidence = stored.evidence or {}
+    # After the last trial a server may have been asked.
+    ends_s = [evidence.get("elapsed_s") or 0.0, *(one.trial.elapsed_s for one in stored.visited)]
+    said = [f"{counted(len(stored.visited), 'trial')} in {clock_time(max(ends_s))}"]
     if len(stored.sessions) > 1:
         said.append(f"in {len(stored.sessions)} sessions")
-    if waited_s := (stored.evidence or {}).get("waited_s"):
+    if waited_s := evidence.get("waited_s"):
         said.append(f"{duration(waited_s)} of it waiting for a busy machine")
     return ", ".join(said)
 
