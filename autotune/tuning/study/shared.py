@@ -309,15 +309,14 @@ class SharedStudy:
 
     def _free_what_the_silent_hold(self) -> None:
         """Whoever died before its first heartbeat has none that could be old."""
-        now = time.monotonic()
+        now, server = time.monotonic(), self._server
+        if not server.has_heartbeats:  # Then all are silent.
+            return
         self._silence.look(self._attributes, now)
         for slot, trial in list(self._holders.items()):
             silent_s = self._silence.of(trial.user_attrs.get("worker", ""), now)
             is_ours = trial._trial_id in self._held  # noqa: SLF001
-            if (
-                not is_ours
-                and min(silent_s, self._server.steady_s) > self._server.pulse.grace_s + 1
-            ):
+            if not is_ours and min(silent_s, server.steady_s) > server.pulse.grace_s + 1:
                 self._let_go(trial._trial_id, "its worker is silent")  # noqa: SLF001
                 del self._holders[slot]
 
