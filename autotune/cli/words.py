@@ -35,6 +35,7 @@ _STAGES = {
     "toggles": "switches, one at a time",
     "frontier": "placements that promise more",
     "tail": "around the best, and what Optuna proposes",
+    "settling": "what is close to the best, again",
     "verification": "verifying the best against the defaults",
     "confirmation": "asking a real llama-server",
 }

@@ -21,6 +21,7 @@ ladder        on a GPU: each ubatch with the placement that fits beside it
 frontier      what was not measured and promises most
 switches      one switch at a time
 tail          neighbours of the best, then Optuna's proposals
+settling      what is close to the best, until it is told from it
 verify        fresh, interleaved data: the only ones that decide
 confirm       whether a real server serves what was measured
 session       a search and its verification

@@ -27,6 +27,7 @@ from autotune.tuning.contest import Contest
 from autotune.tuning.lab import Lab, TimeIsUp
 from autotune.tuning.ladder import Ladder
 from autotune.tuning.race import Races
+from autotune.tuning.settling import Settling
 from autotune.tuning.space import Space
 from autotune.tuning.switches import Switches
 from autotune.tuning.tail import Proposer, Tail
@@ -70,6 +71,7 @@ class Search:
         self._ladder = Ladder(self._contest, hardware)
         self._switches = Switches(self._contest)
         self._tail = Tail(self._contest, study, seed)
+        self._settling = Settling(self._contest)
 
     @property
     def baseline(self) -> Params:
@@ -112,6 +114,12 @@ class Search:
         if self._memory.n_gpus:
             self._stage("frontier", self._ladder.follow_frontier)
         self._stage("tail", self._tail.walk)
+        self._stage("settling", self._settle)
+
+    def _settle(self) -> None:
+        """Sure of the best; where that is another by now, it has neighbours of its own."""
+        while self._settling.walk():
+            self._tail.walk()
 
     def _while_there_is_time(self, work: Callable[[], None]) -> None:
         try:

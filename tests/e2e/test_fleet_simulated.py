@@ -36,7 +36,7 @@ def visits_in(server: Server) -> list[FrozenTrial]:
 
 def planned(name: str) -> Plan:
     make, workload = PLACES[name]
-    return plan_for(make(0), workload, Limits(budget_s=3600.0))
+    return plan_for(make(0), workload, Limits(budget_s=7200.0))
 
 
 @pytest.mark.parametrize("name", PLACES)
