@@ -62,8 +62,8 @@ def compare(
 ) -> Comparison:
     """Compare by paired differences.
 
-    The interval is around two locations, the Hodges-Lehmann estimate and the median: one outlier
-    among three pairs moves the first by half of it, two among five the second by none.
+    The interval is around two locations, the Hodges-Lehmann estimate and the median: by half of an
+    outlier among three pairs the first is moved, and the second not at all.
 
     Args:
         log_ratios: for each pair, log(seconds of the baseline / seconds of the candidate).

@@ -27,8 +27,9 @@ from autotune.tuning.session import Tuned
 from autotune.tuning.workload import Workload
 
 RULE = (
-    "log ratios of interleaved rounds, Hodges-Lehmann location, spread by the median absolute "
-    "deviation pooled with the noise of the search, at least 2.5 %, as 4 pairs; Student's t"
+    "log ratios of interleaved rounds; an interval around their Hodges-Lehmann estimate, which is "
+    "the ratio, and their median; spread by the median absolute deviation, pooled with what the "
+    "search or the rounds themselves scatter by, at least 2.5 %, as 4 pairs; Student's t"
 )
 
 # What no llama-bench measures, and the rules therefore say.

@@ -7,6 +7,7 @@
     toggles     one switch at a time, A B B A
     frontier    what a line through the loads that were seen promises
     tail        neighbours of the best, then Optuna's proposals, with second opinions
+    settling    what is close to the best, beside it again
 
 Nothing that is believed here is claimed: the best of many measurements looks better than it is.
 What is claimed is for the verification to show, on data of its own. The constants below were set on
