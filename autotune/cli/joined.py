@@ -70,7 +70,7 @@ def joined(
         SurroundingsError: the database cannot be used.
     """
     server = server_of(address)
-    plan, facts = plan_of(order, ground, seeds)
+    _, facts = plan_of(order, ground, seeds)  # What a new study would be of.
     facts = facts_between_machines(ground, facts)
     facts["workload"] = order.workload.name
     name = study_name(order, ground, facts, per_machine=per_machine)

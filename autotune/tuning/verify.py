@@ -186,8 +186,9 @@ class Verifier:
     def _best(self, confidence: float) -> tuple[Params, Comparison] | None:
         """The candidate to speak of, each tested at its share of what may be wrong."""
         each = 1 - (1 - confidence) / max(len(self._candidates), 1)
+        prior_sd = self._prior_sd()
         compared = {
-            params: compare(self._log_ratios[params], confidence=each, prior_sd=self._prior_sd())
+            params: compare(self._log_ratios[params], confidence=each, prior_sd=prior_sd)
             for params in self._candidates
             if self._log_ratios[params]
         }

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias, TypeVar
 
 from fakes.readings import OBJECTIVE, run_facts
 from fakes.simulated_hosts import dense_8b, hardware
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from autotune.tuning import events
     from autotune.tuning.objective import Objective
 
+T = TypeVar("T")
 N_CPUS = 8
 BASELINE = Params(
     n_threads=8, n_threads_batch=8, n_batch=2048, n_ubatch=512, flash_attn="auto", type_k="f16"
@@ -54,6 +55,16 @@ class Answer:
 
 
 Script: TypeAlias = Callable[[Trial, int], Answer]  # Of a trial, and how often it was run before.
+
+
+def of_changed_tests(values: Mapping[Params, T]) -> dict[Trial, T]:
+    """Give the value of a configuration to each test in which it differs from the baseline."""
+    return {
+        OBJECTIVE.trial(params, part): value
+        for params, value in values.items()
+        for part in OBJECTIVE.parts
+        if OBJECTIVE.key(params, part) != OBJECTIVE.key(BASELINE, part)
+    }
 
 
 def always(_trial: Trial, _nth: int) -> Answer:

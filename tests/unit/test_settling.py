@@ -5,8 +5,8 @@ import random
 from collections.abc import Sequence
 from dataclasses import replace
 
-from fakes.readings import OBJECTIVE, SHARE
-from fakes.scripted import BASELINE, SPACE, Answer, LabOfTests, Script
+from fakes.readings import SHARE
+from fakes.scripted import BASELINE, SPACE, Answer, LabOfTests, Script, of_changed_tests
 
 from autotune.llama_cpp.grids import Trial
 from autotune.params import Params
@@ -23,12 +23,7 @@ Lucky = dict[Params, Sequence[float]]  # How fast each looks, the first time and
 
 def looks(speeds: Lucky) -> Script:
     """Each part of all others takes 10 s."""
-    keys = {
-        OBJECTIVE.trial(params, part): each
-        for params, each in speeds.items()
-        for part in OBJECTIVE.parts
-        if OBJECTIVE.key(params, part) != OBJECTIVE.key(BASELINE, part)
-    }
+    keys = of_changed_tests(speeds)
 
     def script(trial: Trial, nth: int) -> Answer:
         each = keys.get(trial, ())

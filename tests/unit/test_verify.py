@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 from fakes.readings import OBJECTIVE, SHARE
-from fakes.scripted import BASELINE, SPACE, Answer, LabOfTests, Script
+from fakes.scripted import BASELINE, SPACE, Answer, LabOfTests, Script, of_changed_tests
 
 from autotune.errors import CouldNotMeasure
 from autotune.llama_cpp.grids import Trial
@@ -29,12 +29,7 @@ Speeds = dict[Params, float]  # How many times as fast as the baseline, where it
 def with_speeds(speeds: Speeds, *, noise: float = 0.005, seed: int = 1) -> Script:
     """Each part of the baseline takes 10 s."""
     rng = random.Random(seed)  # noqa: S311 - noise, not a secret
-    keys = {
-        OBJECTIVE.trial(params, part): speed
-        for params, speed in speeds.items()
-        for part in OBJECTIVE.parts
-        if OBJECTIVE.key(params, part) != OBJECTIVE.key(BASELINE, part)
-    }
+    keys = of_changed_tests(speeds)
 
     def script(trial: Trial, _nth: int) -> Answer:
         return Answer(seconds=10 * SHARE / keys.get(trial, 1.0) * math.exp(rng.gauss(0, noise)))

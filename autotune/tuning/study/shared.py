@@ -14,7 +14,7 @@ import json
 import time
 import uuid
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import optuna
@@ -45,11 +45,10 @@ _IN_ANOTHERS_WAY = "another was first"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """A visit, the how-manieth time it is asked for, and by whom, where each answers for itself."""
+    """A visit that is asked for: the same for every worker whose word answers for it."""
 
     visit: Visit
-    nth: int
-    key: str = field(default="")
+    key: str  # Of the visit, the how-manieth time, and by whom, where each answers for itself.
 
 
 class SharedStudy:
@@ -121,7 +120,7 @@ class SharedStudy:
         key = f"{hashlib.sha256(text.encode()).hexdigest()[:24]}-{nth}"
         if own:
             key = f"{key}@{self._me.id}"
-        return Slot(visit=visit, nth=nth, key=key)
+        return Slot(visit=visit, key=key)
 
     def answer(self, slot: Slot) -> Reading | None:
         """What anybody has measured for it, when last looked."""
@@ -142,11 +141,6 @@ class SharedStudy:
     def is_free(self, slot: Slot) -> bool:
         """Nobody has measured it, and nobody is at it, when last looked."""
         return slot.key not in self._answers and slot.key not in self._holders
-
-    def seconds_of(self, number: int) -> float | None:
-        """Of a request, as it was told with a reading."""
-        found = (trial.value for trial in self._answers.values() if trial.number == number)
-        return next(found, None)
 
     def workers(self) -> list[Worker]:
         """Every worker that there was, as it said itself."""
@@ -184,7 +178,7 @@ class SharedStudy:
 
     def begin(self, visit: Visit) -> Ticket:
         """What is not shared between workers, such as whether llama-bench is well."""
-        ticket = self.claim(Slot(visit=visit, nth=0, key=f"{uuid.uuid4().hex}@{self._me.id}"))
+        ticket = self.claim(Slot(visit=visit, key=f"{uuid.uuid4().hex}@{self._me.id}"))
         if ticket is None:
             raise SurroundingsError(
                 f"{self._server.where} has lost what was begun", hint="start it again"
